@@ -1,0 +1,50 @@
+"""Which events have counted already: the same id twice counts once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Verdict = Literal["new", "duplicate", "late"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The ids of one key within the allowed lateness of its newest event."""
+
+    newest: int = 0
+    ids: dict[str, int] = field(default_factory=dict)
+
+
+def admit(ledger: Ledger, event_id: str, at: int, lateness: int) -> tuple[Ledger, Verdict]:
+    """Decide whether an event counts.
+
+    The watermark of a key trails its newest event by `lateness`: whatever is older is late,
+    and whatever is not is remembered by id, so a duplicate is always found.  Since only the
+    key's own events move it, the verdict does not depend on how partitions interleave.
+
+    Args:
+        ledger: What is known so far.
+        event_id: The event's id.
+        at: Its event time, milliseconds.
+        lateness: How far behind the newest an event may be, milliseconds.
+
+    Returns:
+        The ledger to keep, and the verdict.
+
+    Examples:
+        >>> ledger, verdict = admit(Ledger(), "a", 5_000, 1_000)
+        >>> verdict, admit(ledger, "a", 5_000, 1_000)[1], admit(ledger, "b", 3_999, 1_000)[1]
+        ('new', 'duplicate', 'late')
+
+    References:
+        Akidau et al., VLDB 2015, "The Dataflow Model" (watermarks and allowed lateness).
+    """
+    if at < ledger.newest - lateness:
+        return ledger, "late"
+    if event_id in ledger.ids:
+        return ledger, "duplicate"
+    newest = max(ledger.newest, at)
+    ids = {known: seen for known, seen in ledger.ids.items() if seen >= newest - lateness}
+    ids[event_id] = at
+    return Ledger(newest, ids), "new"

@@ -1,0 +1,142 @@
+"""What is remembered of each user between two events: why a click changes the next list.
+
+State is a value: `advance(state, event) -> state`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from streamrank.events import Candidate, Interaction, Request, Shown
+from streamrank.features.ledger import Ledger, Verdict, admit
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How much is remembered, and for how long duplicates are.
+
+    Attributes:
+        history: Steps of behaviour that are kept.
+        lists: Shown lists that are kept.
+        lateness: For how long an event id is remembered, milliseconds.
+    """
+
+    history: int = 50
+    lists: int = 5
+    lateness: int = 600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something the user did, `count` times in a row."""
+
+    type: str
+    item: str | None
+    session: str | None
+    first: int  # ms
+    last: int  # ms
+    count: int = 1
+    value: str = ""  # the interaction's own fields, as words
+
+
+@dataclass(frozen=True, slots=True)
+class List:
+    """A list the user got: what a trigger ranks again, and what counts as seen."""
+
+    id: str
+    at: int
+    session: str | None
+    context: Mapping[str, Any]
+    candidates: tuple[Candidate, ...]
+    k: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UserState:
+    """All that is kept of one user, oldest first."""
+
+    steps: tuple[Step, ...] = ()
+    lists: tuple[List, ...] = ()
+    ledger: Ledger = field(default_factory=Ledger)
+    session: str | None = None
+    session_start: int = 0
+    session_steps: int = 0
+    triggered: int = 0  # when an interaction last re-ranked the current list, ms
+
+
+def advance(
+    state: UserState, event: Interaction | Shown | Request, rules: Rules
+) -> tuple[UserState, Verdict]:
+    """Take one event in.
+
+    Args:
+        state: What is known of the user.
+        event: What happened: a deed, or a list shown or asked for.
+        rules: How much to keep.
+
+    Returns:
+        The state after the event, and whether it counted; unchanged where it did not.
+
+    Examples:
+        >>> click = Interaction(id="e", timestamp=10**12, user="u", type="click", item="i")
+        >>> state, verdict = advance(UserState(), click, Rules())
+        >>> verdict, state.steps[0].item, advance(state, click, Rules())[1]
+        ('new', 'i', 'duplicate')
+    """
+    ledger, verdict = admit(state.ledger, event.id, event.timestamp, rules.lateness)
+    if verdict != "new":
+        return state, verdict
+    state = _in_session(replace(state, ledger=ledger), event)
+    if isinstance(event, Interaction):
+        return replace(state, steps=_stepped(state.steps, event)[-rules.history :]), verdict
+    if not event.items:  # nothing shown yet: retrieval will say what
+        return state, verdict
+    k = event.k if isinstance(event, Request) else None
+    shown = List(event.id, event.timestamp, event.session, event.fields, event.items, k)
+    return replace(state, lists=(*state.lists, shown)[-rules.lists :]), verdict
+
+
+def _in_session(state: UserState, event: Interaction | Shown | Request) -> UserState:
+    steps = 1 if isinstance(event, Interaction) else 0
+    if event.session == state.session and state.session_start:
+        return replace(state, session_steps=state.session_steps + steps)
+    return replace(
+        state, session=event.session, session_start=event.timestamp, session_steps=steps
+    )
+
+
+def _stepped(steps: tuple[Step, ...], event: Interaction) -> tuple[Step, ...]:
+    """Add a deed in event time; a run of the same deed is one step."""
+    value = " ".join(f"{name}={word}" for name, word in sorted(event.fields.items()))
+    at = event.timestamp
+    new = Step(event.type, event.item, event.session, at, at, 1, value)
+    if steps:
+        last = steps[-1]
+        same = (last.type, last.item, last.session, last.value)
+        if at >= last.last and same == (new.type, new.item, new.session, value):
+            return (*steps[:-1], replace(last, last=at, count=last.count + 1))
+    place = len(steps)
+    while place and steps[place - 1].last > at:  # late: before what happened after it
+        place -= 1
+    return (*steps[:place], new, *steps[place:])
+
+
+def triggers(
+    state: UserState, event: Interaction, types: frozenset[str], every: int
+) -> List | None:
+    """Return the list that this interaction ranks again, if it does.
+
+    Args:
+        state: The state after the event.
+        event: The interaction.
+        types: Interaction types that re-rank.
+        every: The least time between two such re-rankings of one user, milliseconds.
+    """
+    if event.type not in types or not state.lists:
+        return None
+    if state.triggered and event.timestamp - state.triggered < every:
+        return None
+    current = state.lists[-1]
+    return current if current.session == event.session else None
