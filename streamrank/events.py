@@ -15,7 +15,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import (
@@ -33,6 +33,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 Array = np.ndarray[Any, Any]
+T = TypeVar("T")
 
 EARLIEST = 100_000_000_000
 """March 1973 in milliseconds.  A smaller number is a timestamp in seconds."""
@@ -250,6 +251,7 @@ class DeadLetter(Message):
 Event = Item | User | Interaction | Shown
 Incoming = Annotated[Item | User | Interaction | Shown | Request, Field(discriminator="event")]
 _INCOMING: TypeAdapter[Event | Request] = TypeAdapter(Incoming)
+_RANKING: TypeAdapter[Ranking] = TypeAdapter(Ranking)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,20 +283,33 @@ def decode(payload: bytes, limits: Limits = Limits()) -> Event | Request:
         ValueError: user.timestamp: must be epoch milliseconds within \
 100000000000..253402300799999, got 1541548939
     """
-    if len(payload) > limits.record_bytes:
-        raise ValueError(
-            f"record: must have at most {limits.record_bytes} bytes, got {len(payload)}"
-        )
-    try:
-        event = _INCOMING.validate_json(payload)
-    except ValidationError as error:
-        raise ValueError(_reason(error)) from None
+    event = _validated(_INCOMING, payload, limits)
     if isinstance(event, (Shown, Request)) and len(event.items) > limits.candidates:
         raise ValueError(
             f"{event.event}.items: must hold at most {limits.candidates} candidates, "
             f"got {len(event.items)}"
         )
     return event
+
+
+def decode_ranking(payload: bytes, limits: Limits = Limits()) -> Ranking:
+    """Read one record of topic `rankings`.
+
+    Raises:
+        ValueError: The record cannot be used; the text names field, rule and value.
+    """
+    return _validated(_RANKING, payload, limits)
+
+
+def _validated(kind: TypeAdapter[T], payload: bytes, limits: Limits) -> T:
+    if len(payload) > limits.record_bytes:
+        raise ValueError(
+            f"record: must have at most {limits.record_bytes} bytes, got {len(payload)}"
+        )
+    try:
+        return kind.validate_json(payload)
+    except ValidationError as error:
+        raise ValueError(_reason(error)) from None
 
 
 def _reason(error: ValidationError) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from streamrank.events import Candidate, Value
-from streamrank.features import windows
+from streamrank.features import state, windows
 from streamrank.features.schema import Schema, hashed
 from streamrank.features.state import Step, UserState
 
@@ -343,13 +343,13 @@ def _seen_features(schema: Schema) -> list[Feature]:
 
 
 def _seen(view: View) -> list[Array]:
-    lists = view.query.state.lists
-    if lists and lists[-1].id == view.query.request:  # a trigger ranks this very list again
-        lists = lists[:-1]
-    held = [{candidate.id for candidate in shown.candidates} for shown in lists]
+    held = state.lists(view.query.state)
+    current = view.query.state.current
+    if current and current.id == view.query.request:  # a trigger ranks this very list again
+        held = held[:-1]
     count = np.array([sum(item in items for items in held) for item in view.ids], np.float64)
-    last = held[-1] if held else set()
-    same = bool(lists) and tuple(c.id for c in lists[-1].candidates) == tuple(view.ids)
+    last = frozenset(held[-1]) if held else frozenset()
+    same = bool(held) and held[-1] == tuple(view.ids)
     return [
         np.log1p(count),
         np.where([touch is None for touch in view.touched], np.log1p(count), 0),
@@ -425,16 +425,17 @@ def _session_features(schema: Schema) -> list[Feature]:
 
 
 def _session(view: View) -> list[Array]:
-    state, at = view.query.state, view.query.at
-    steps = state.session_steps if state.session == view.query.session else 0
-    start = state.session_start if state.session == view.query.session else at
-    last = state.steps[-1].last if state.steps else at
+    user, at = view.query.state, view.query.at
+    here = user.session == view.query.session
+    steps = user.session_steps if here else 0
+    start = user.session_start if here else at
+    last = user.steps[-1].last if user.steps else at
     angle = 2 * np.pi * (at % 86_400_000) / 86_400_000
     values = [
         np.log1p(steps),
         np.log1p(max(0, at - start) / 1000),
         np.log1p(max(0, at - last) / 1000),
-        float(not state.steps),
+        float(not user.steps),
         np.log1p(len(view.touches)),
         np.sin(angle),
         np.cos(angle),
@@ -519,7 +520,7 @@ def build(schema: Schema, query: Query, rows: Rows) -> Inputs:
 def _history(view: View) -> Inputs:
     steps = view.query.state.steps[-view.schema.history :]
     at, session = view.query.at, view.query.session
-    nexts = [step.first for step in steps[1:]] + [at]
+    nexts = [*(step.first for step in steps[1:]), at][: len(steps)]
 
     def column(value: Callable[[Step], int]) -> Array:
         return np.array([value(step) for step in steps], np.int64)

@@ -19,7 +19,7 @@ class Rules:
 
     Attributes:
         history: Steps of behaviour that are kept.
-        lists: Shown lists that are kept.
+        lists: Earlier lists whose items are remembered.
         lateness: For how long an event id is remembered, milliseconds.
     """
 
@@ -58,7 +58,8 @@ class UserState:
     """All that is kept of one user, oldest first."""
 
     steps: tuple[Step, ...] = ()
-    lists: tuple[List, ...] = ()
+    current: List | None = None  # the newest list, whole
+    earlier: tuple[tuple[str, ...], ...] = ()  # the item ids of those before it
     ledger: Ledger = field(default_factory=Ledger)
     session: str | None = None
     session_start: int = 0
@@ -85,7 +86,10 @@ def advance(
         >>> verdict, state.steps[0].item, advance(state, click, Rules())[1]
         ('new', 'i', 'duplicate')
     """
-    ledger, verdict = admit(state.ledger, event.id, event.timestamp, rules.lateness)
+    at = event.timestamp
+    if isinstance(event, Request):  # somebody waits for an answer: a request is never too late
+        at = max(at, state.ledger.newest - rules.lateness)
+    ledger, verdict = admit(state.ledger, event.id, at, rules.lateness)
     if verdict != "new":
         return state, verdict
     state = _in_session(replace(state, ledger=ledger), event)
@@ -95,7 +99,14 @@ def advance(
         return state, verdict
     k = event.k if isinstance(event, Request) else None
     shown = List(event.id, event.timestamp, event.session, event.fields, event.items, k)
-    return replace(state, lists=(*state.lists, shown)[-rules.lists :]), verdict
+    return replace(state, current=shown, earlier=lists(state)[-rules.lists :]), verdict
+
+
+def lists(state: UserState) -> tuple[tuple[str, ...], ...]:
+    """Return the item ids of every list that is remembered, the newest last."""
+    if state.current is None:
+        return state.earlier
+    return (*state.earlier, tuple(candidate.id for candidate in state.current.candidates))
 
 
 def _in_session(state: UserState, event: Interaction | Shown | Request) -> UserState:
@@ -134,9 +145,8 @@ def triggers(
         types: Interaction types that re-rank.
         every: The least time between two such re-rankings of one user, milliseconds.
     """
-    if event.type not in types or not state.lists:
+    if event.type not in types or state.current is None:
         return None
     if state.triggered and event.timestamp - state.triggered < every:
         return None
-    current = state.lists[-1]
-    return current if current.session == event.session else None
+    return state.current if state.current.session == event.session else None

@@ -1,0 +1,72 @@
+"""The rank flow: events and requests in, ranked lists out.
+
+    events, requests ─▶ decode ─▶ track users ─▶ retrieve ─▶ enrich ─▶ score ─┬▶ rank ─▶ rankings
+                          └──▶ dead letters                                   └▶ served
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from functools import partial
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import Source
+from bytewax.outputs import Sink
+
+from streamrank import deployment, operators, steps
+from streamrank.edges.kafka import Incoming, Outgoing
+from streamrank.edges.store import FeatureStore
+from streamrank.features.state import UserState
+from streamrank.operators import Clock
+from streamrank.steps import Decoder, Plan, Scorer
+
+
+def build(
+    events: Source[Incoming],
+    rankings: Sink[tuple[str, Outgoing]],
+    served: Sink[tuple[str, Outgoing]],
+    dead_letters: Sink[tuple[str, Outgoing]],
+    *,
+    plan: Plan,
+    store: FeatureStore,
+    scorer: Scorer,
+    decoders: Mapping[str, Decoder],
+    reports: frozenset[str],
+    ttl: timedelta,
+    ahead: timedelta = timedelta(hours=1),
+    now: Clock = operators.utc_now,
+) -> Dataflow:
+    """Wire the flow. Whatever touches the outside comes in as an argument.
+
+    `reports` are the topics whose bad records this flow sets aside; those of `events` are set
+    aside by the features flow, which reads them too.
+    """
+    flow = Dataflow("rank")
+    records = op.input("events", flow, events)
+    decoded = operators.decode("decode", records, decoders, ahead, now)
+
+    people = op.filter("people", decoded.oks, lambda read: steps.is_of_a_person(read.event))
+    by_user = op.key_on("by_user", people, lambda read: read.event.key)
+    track = partial(steps.track, plan)
+    tracked = operators.keep("track_users", by_user, UserState, track, ttl, now)
+
+    queries = op.key_rm("queries", tracked)
+    filled = op.flat_map_batch("retrieve", queries, partial(steps.retrieve, plan, store))
+    enriched = op.flat_map_batch("enrich", filled, partial(steps.enrich, plan, store))
+    scored = op.flat_map_batch("score", enriched, partial(steps.score, scorer))
+
+    answers = op.filter("answers", scored, lambda one: one.query.source != "ranking")
+    ranked = op.map("rank", answers, lambda one: steps.to_ranking(plan, one, now()))
+    op.output("rankings", op.map("encode", ranked, steps.ranking_record), rankings)
+    op.output("served", op.map("log", scored, partial(steps.served_record, plan)), served)
+
+    mine = op.filter("mine", decoded.errs, lambda one: one.origin.partition("[")[0] in reports)
+    op.output("dead_letters", op.map("letters", mine, steps.letter_record), dead_letters)
+    return flow
+
+
+def main() -> Dataflow:
+    """Build the flow on what the settings name: `python -m bytewax.run flows.rank:main`."""
+    return deployment.rank_flow(build)

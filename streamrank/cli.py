@@ -1,0 +1,242 @@
+"""The commands: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from streamrank import __version__
+from streamrank.errors import StreamRankError
+
+app = typer.Typer(
+    name="streamrank",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Lists that re-rank themselves while people act.",
+    rich_markup_mode="markdown",
+)
+topics_app = typer.Typer(no_args_is_help=True, help="The topics, as the settings want them.")
+app.add_typer(topics_app, name="topics")
+people = Console(stderr=True)
+
+EventsOption = Annotated[
+    Path, typer.Option("--events", help="A log: JSON lines, plain or gzip, in order of time.")
+]
+SettingsOption = Annotated[
+    Path | None,
+    typer.Option("--settings", help="Settings file; else $STREAMRANK_SETTINGS, ./streamrank.toml."),
+]
+ReportOption = Annotated[
+    Path | None, typer.Option("--report", help="Where the report goes, as JSON; else stdout.")
+]
+RegistryOption = Annotated[
+    Path | None, typer.Option("--registry", help="Folder of the versions; else as the settings say.")
+]
+
+
+class Flow(StrEnum):
+    """The flows that `run` starts."""
+
+    FEATURES = "features"
+    RANK = "rank"
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+    logging.basicConfig(
+        level=os.environ.get("STREAMRANK_LOG", "INFO"),
+        format="%(message)s",
+        handlers=[RichHandler(console=people, show_path=False)]
+        if people.is_terminal
+        else [_plain_handler()],
+    )
+
+
+def _plain_handler() -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    return handler
+
+
+@app.command()
+def init(
+    events: EventsOption,
+    settings_file: Annotated[
+        Path, typer.Option("--settings", help="The file to write.")
+    ] = Path("streamrank.toml"),
+    label: Annotated[str | None, typer.Option(help="The interaction type that is feedback.")] = None,
+    conversion: Annotated[str | None, typer.Option(help="The rarer, later feedback.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
+) -> None:
+    """Look at a log and write the settings that fit it.
+
+    Example: `streamrank init --events events.jsonl.gz`
+    """
+    from streamrank import commands
+
+    commands.init(events, settings_file, label, conversion, force=force, console=people)
+
+
+@app.command()
+def replay(
+    events: EventsOption,
+    report: ReportOption = None,
+    settings_file: SettingsOption = None,
+    registry: RegistryOption = None,
+    learn_until: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the labelled lists to learn from.")
+    ] = 0.7,
+    freeze: Annotated[
+        bool, typer.Option("--freeze", help="Learn nothing after the first share.")
+    ] = False,
+    rankings: Annotated[
+        Path | None, typer.Option(help="Where every ranked list goes, as JSON lines.")
+    ] = None,
+) -> None:
+    """Run the whole system over a log, without a broker, and measure the lists.
+
+    Example: `streamrank replay --events events.jsonl.gz --report report.json`
+    """
+    from streamrank import commands
+
+    found = commands.replay(
+        events, settings_file, registry, learn_until, rankings=rankings, console=people
+    )
+    write_report(report, found)
+
+
+@app.command()
+def train(
+    events: EventsOption,
+    registry: RegistryOption = None,
+    settings_file: SettingsOption = None,
+    logs: Annotated[Path | None, typer.Option(help="Folder for TensorBoard.")] = None,
+) -> None:
+    """Train a version from a log and publish it.
+
+    Example: `streamrank train --events events.jsonl.gz --registry data/registry`
+    """
+    from streamrank import commands
+
+    commands.train(events, settings_file, registry, logs, console=people)
+
+
+@app.command()
+def run(
+    flow: Annotated[Flow, typer.Argument(help="Which flow.")],
+    settings_file: SettingsOption = None,
+) -> None:
+    """Run one flow as a process on the configured broker.
+
+    Example: `streamrank run rank --settings streamrank.toml`
+    """
+    from streamrank import process
+
+    process.run(flow.value, settings_file)
+
+
+@app.command()
+def demo(
+    events: Annotated[
+        Path | None, typer.Option(help="A real log to send as live traffic; else shoppers.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1.0, help="How long people act.")] = 60.0,
+    speed: Annotated[
+        str | None, typer.Option(help="`max` sends a log as fast as it is answered.")
+    ] = None,
+    report: ReportOption = None,
+    folder: Annotated[
+        Path, typer.Option(help="Where its settings, store and registry go; emptied first.")
+    ] = Path("data/demo"),
+) -> None:
+    """Show it all, live, on a broker inside this process; ends by itself.
+
+    Example: `streamrank demo --seconds 60`
+    """
+    if speed not in (None, "max"):
+        raise typer.BadParameter(f"must be max, got {speed!r}", param_hint="--speed")
+    from streamrank import commands
+
+    found = commands.demo(events, seconds, speed == "max", folder, console=people)
+    write_report(report, found)
+
+
+@topics_app.command("create")
+def topics_create(settings_file: SettingsOption = None) -> None:
+    """Create the topics that are missing.
+
+    Example: `streamrank topics create`
+    """
+    from streamrank import commands
+
+    commands.topics_create(settings_file, console=people)
+
+
+@topics_app.command("check")
+def topics_check(settings_file: SettingsOption = None) -> None:
+    """Compare the broker's topics with the settings; exit 1 where they differ.
+
+    Example: `streamrank topics check`
+    """
+    from streamrank import commands
+
+    if not commands.topics_check(settings_file, console=people):
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(settings_file: SettingsOption = None, report: ReportOption = None) -> None:
+    """Check what a flow would meet: versions, provider, broker, topics, store, registry.
+
+    Example: `streamrank doctor`
+    """
+    from streamrank import doctor as checks
+
+    found = checks.examine(settings_file)
+    checks.show(found, people)
+    if report is not None:
+        write_report(report, {check.name: check.as_report() for check in found})
+    if not all(check.ok for check in found):
+        raise typer.Exit(1)
+
+
+def write_report(path: Path | None, report: dict[str, Any]) -> None:
+    """Write a report whole or not at all: to a file, or to stdout."""
+    text = json.dumps(report, indent=2)
+    if path is None:
+        typer.echo(text)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text + "\n")
+    partial.replace(path)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    people.print(message, style="red" if code == 1 else None, markup=False, highlight=False)
+    sys.exit(code)
+
+
+def main() -> None:
+    """Run a command; what is expected to go wrong becomes a line and an exit code."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except StreamRankError as error:
+        _fail(f"error: {error}", 1)

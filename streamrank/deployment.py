@@ -1,0 +1,122 @@
+"""From settings to a flow that runs: the real adapters, put together in one place."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from bytewax.dataflow import Dataflow
+
+from streamrank import events, settings
+from streamrank.edges import kafka, onnxruntime, registry
+from streamrank.edges.cache import CachedStore
+from streamrank.features import inputs
+from streamrank.settings import Secrets, Settings
+from streamrank.steps import Decoder, Plan, Scorer
+
+log = logging.getLogger(__name__)
+
+
+def plan_of(known: Settings) -> Plan:
+    """Return what the steps need to know of the settings."""
+    schema = known.feature_schema()
+    types = known.events.interactions if known.rank.triggers is None else known.rank.triggers
+    return Plan(
+        schema=schema,
+        features=inputs.digest(schema),
+        rules=known.rules(),
+        triggers=frozenset(types),
+        trigger_every=round(known.rank.trigger_every.total_seconds() * 1000),
+        k=known.rank.k,
+        popular=known.windows.popular,
+    )
+
+
+def decoders_of(known: Settings, *names: str) -> Mapping[str, Decoder]:
+    """Return how the payload of each of these topics is read, by the topic's full name."""
+    kinds: dict[str, Callable[..., Any]] = {
+        "events": events.decode,
+        "requests": events.decode,
+        "rankings": events.decode_ranking,
+    }
+    return {known.topic(name): partial(kinds[name], limits=known.limits()) for name in names}
+
+
+def scorer_of(known: Settings) -> Scorer:
+    """Load the newest version of the model; without one, lists keep their incoming order."""
+    found = registry.latest(known.registry.path, known.model.name)
+    if found is None:
+        log.warning(
+            "no version of %r in %s yet: lists keep their incoming order (streamrank train)",
+            known.model.name,
+            known.registry.path,
+        )
+        return onnxruntime.AsShown()
+    scorer = registry.load(
+        known.registry.path,
+        known.model.name,
+        found,
+        provider=known.rank.provider,
+        threads=known.rank.threads,
+        features=plan_of(known).features,
+    )
+    log.info("model %s on %s", scorer.version, scorer.provider)
+    return scorer
+
+
+def features_flow(build: Callable[..., Dataflow]) -> Dataflow:
+    """Build the features flow on the configured broker and store."""
+    from streamrank.edges.feast import FeastStore  # 2.7 s of import that other commands save
+
+    known, secrets = settings.load(), Secrets()
+    connection = kafka.connection(known.kafka, secrets)
+    topics = ("events", "rankings")
+    return build(
+        _source(known, connection, "features", *topics),
+        kafka.KafkaSink(connection, known.topic("dead-letters")),
+        plan=plan_of(known),
+        store=FeastStore(known, secrets),
+        decoders=decoders_of(known, *topics),
+        ttl=known.windows.ttl,
+        flush=known.windows.flush,
+        ahead=known.events.max_ahead,
+    )
+
+
+def rank_flow(build: Callable[..., Dataflow]) -> Dataflow:
+    """Build the rank flow on the configured broker, store and registry."""
+    from streamrank.edges.feast import FeastStore
+
+    known, secrets = settings.load(), Secrets()
+    connection = kafka.connection(known.kafka, secrets)
+    topics = ("events", "requests")
+    store = CachedStore(
+        FeastStore(known, secrets), max_rows=known.rank.cache_rows, max_age=known.rank.cache_age
+    )
+    return build(
+        _source(known, connection, "rank", *topics),
+        kafka.KafkaSink(connection, known.topic("rankings")),
+        kafka.KafkaSink(connection, known.topic("served")),
+        kafka.KafkaSink(connection, known.topic("dead-letters")),
+        plan=plan_of(known),
+        store=store,
+        scorer=scorer_of(known),
+        decoders=decoders_of(known, *topics),
+        reports=frozenset({known.topic("requests")}),
+        ttl=known.session.ttl,
+        ahead=known.events.max_ahead,
+    )
+
+
+def _source(
+    known: Settings, connection: Mapping[str, str | int], flow: str, *names: str
+) -> kafka.KafkaSource:
+    return kafka.KafkaSource(
+        connection,
+        [known.topic(name) for name in names],
+        group=f"{known.kafka.group}-{flow}",
+        start=known.kafka.start,
+        fetch_wait=known.kafka.fetch_wait,
+    )

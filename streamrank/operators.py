@@ -1,0 +1,167 @@
+"""The steps Bytewax lacks: decode with a way out for what is bad, and state that expires."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, TypeVar
+
+import bytewax.operators as op
+from bytewax.dataflow import Stream, operator
+from bytewax.operators import KeyedStream, StatefulBatchLogic
+
+from streamrank import steps
+from streamrank.edges.kafka import Incoming
+from streamrank.edges.store import Row
+from streamrank.events import DeadLetter
+from streamrank.steps import Decoder, Read
+
+V = TypeVar("V")
+W = TypeVar("W")
+S = TypeVar("S")
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """Return the time of the system's clock."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Both ways out of `decode`."""
+
+    oks: Stream[Read]
+    errs: Stream[DeadLetter]
+
+
+@operator
+def decode(
+    step_id: str,
+    up: Stream[Incoming],
+    decoders: Mapping[str, Decoder],
+    ahead: timedelta,
+    now: Clock,
+) -> Decoded:
+    """Turn records into events; what cannot be read goes out by `errs` and stops nothing.
+
+    Args:
+        step_id: Name of the step.
+        up: Records of the topics in `decoders`.
+        decoders: How each topic's payload is read; raises ValueError with the reason.
+        ahead: How far in the future an event may be dated.
+        now: The clock.
+    """
+    tried = op.flat_map_batch("try", up, lambda batch: steps.decode(decoders, batch, now(), ahead))
+    return Decoded(oks=only("oks", tried, Read), errs=only("errs", tried, DeadLetter))
+
+
+@operator
+def only(step_id: str, up: Stream[Any], kind: type[V]) -> Stream[V]:
+    """Pass on the values of one kind."""
+    return op.filter_map("only", up, lambda value: value if isinstance(value, kind) else None)
+
+
+@dataclass
+class _Keeper(StatefulBatchLogic[V, W, S], Generic[V, W, S]):
+    state: S
+    advance: Callable[[S, V], tuple[S, Iterable[W]]]
+    ttl: timedelta
+    now: Clock
+
+    def __post_init__(self) -> None:
+        self.expires = self.now() + self.ttl  # also for what a restart brought back
+
+    def on_batch(self, values: list[V]) -> tuple[Iterable[W], bool]:
+        emitted: list[W] = []
+        for value in values:
+            self.state, out = self.advance(self.state, value)
+            emitted.extend(out)
+        self.expires = self.now() + self.ttl
+        return emitted, StatefulBatchLogic.RETAIN
+
+    def on_notify(self) -> tuple[Iterable[W], bool]:
+        return [], StatefulBatchLogic.DISCARD
+
+    def notify_at(self) -> datetime:
+        return self.expires
+
+    def snapshot(self) -> S:
+        return self.state
+
+
+@operator
+def keep(
+    step_id: str,
+    up: KeyedStream[V],
+    empty: Callable[[], S],
+    advance: Callable[[S, V], tuple[S, Iterable[W]]],
+    ttl: timedelta,
+    now: Clock,
+) -> KeyedStream[W]:
+    """Keep a state per key by a pure `advance`, and forget it `ttl` after the key's last value.
+
+    `op.stateful_map` would hold every key that was ever seen.
+
+    Args:
+        step_id: Name of the step.
+        up: Values by key.
+        empty: The state of a key that is new or forgotten.
+        advance: `(state, value) -> (state, what to emit)`; must not change `state` in place.
+        ttl: How long a silent key is remembered, by the clock.
+        now: The clock.
+    """
+    return op.stateful_batch(
+        "keep", up, lambda saved: _Keeper(empty() if saved is None else saved, advance, ttl, now)
+    )
+
+
+@dataclass
+class _Latest(StatefulBatchLogic[Row, list[Row], dict[tuple[str, str], Row]]):
+    pending: dict[tuple[str, str], Row]
+    every: timedelta
+    now: Clock
+    due: datetime | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.due = self.now() if self.pending else None
+
+    def on_batch(self, values: list[Row]) -> tuple[Iterable[list[Row]], bool]:
+        for row in values:
+            self.pending[row.view, row.key] = row
+        if not self.every:
+            return self.on_notify()
+        if self.due is None:
+            self.due = self.now() + self.every
+        return [], StatefulBatchLogic.RETAIN
+
+    def on_notify(self) -> tuple[Iterable[list[Row]], bool]:
+        return [list(self.pending.values())], StatefulBatchLogic.DISCARD
+
+    def on_eof(self) -> tuple[Iterable[list[Row]], bool]:
+        return self.on_notify() if self.pending else ([], StatefulBatchLogic.RETAIN)
+
+    def notify_at(self) -> datetime | None:
+        return self.due
+
+    def snapshot(self) -> dict[tuple[str, str], Row]:
+        return dict(self.pending)
+
+
+@operator
+def latest(
+    step_id: str, up: KeyedStream[Row], every: timedelta, now: Clock
+) -> KeyedStream[list[Row]]:
+    """Gather rows and pass on the newest of each view and key, in batches.
+
+    A key that changes a thousand times a second costs the store one write.  What waits is part
+    of the snapshot, so a crash loses none of it.
+
+    Args:
+        step_id: Name of the step.
+        up: Rows by shard.
+        every: How long a row may wait; zero passes every batch on at once.
+        now: The clock.
+    """
+    return op.stateful_batch("latest", up, lambda saved: _Latest(dict(saved or {}), every, now))

@@ -1,0 +1,78 @@
+"""One flow as one process: snapshots, signals, a start-up line and an orderly end."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from bytewax.recovery import RecoveryConfig, init_db_dir
+from bytewax.run import cli_main
+
+from streamrank.edges import kafka
+from streamrank.settings import SETTINGS_VARIABLE, StateSection, load
+
+log = logging.getLogger(__name__)
+FlowName = Literal["features", "rank"]
+STATE_PARTITIONS = 4
+"""Recovery partitions of a flow: as many processes may share its state."""
+
+
+def run(flow: FlowName, path: Path | None) -> None:
+    """Run a flow until it is told to stop; SIGTERM and SIGINT let it finish what it holds.
+
+    Args:
+        flow: Which of the flows.
+        path: The settings file; `None` looks where `settings.load` looks.
+    """
+    if path is not None:
+        os.environ[SETTINGS_VARIABLE] = str(path)
+    known = load()
+    module = importlib.import_module(f"flows.{flow}")
+    with _orderly_stop():
+        dataflow = module.main()
+        log.info("%s runs on %s", flow, known.kafka.bootstrap_servers)
+        cli_main(
+            dataflow,
+            epoch_interval=known.state.every,
+            recovery_config=_recovery(known.state, flow),
+        )
+    log.info("%s stopped", flow)
+
+
+def _recovery(state: StateSection, flow: str) -> RecoveryConfig | None:
+    if state.path is None:
+        log.warning("state.path is not set: nothing is kept over a restart")
+        return None
+    folder = state.path / flow
+    if not any(folder.glob("*.sqlite3")):
+        folder.mkdir(parents=True, exist_ok=True)
+        init_db_dir(folder, STATE_PARTITIONS)
+    return RecoveryConfig(folder, state.every)
+
+
+@contextmanager
+def _orderly_stop() -> Iterator[None]:
+    """Let the sources end at the first signal; a second one ends the process at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if kafka.STOPPING.is_set():
+            os._exit(128 + number)
+        kafka.STOPPING.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
