@@ -94,3 +94,20 @@ class Lane:
                 self.store.write(out)
 
 
+
+
+SYSTEMS = ("streamrank", "as_shown", "recently_touched", "popularity")
+
+
+@dataclass
+class Labelled:
+    """Which lists of a log got feedback, in the order in which they were shown."""
+
+    items: dict[str, set[str]] = field(default_factory=dict)
+    shown: int = 0
+
+    def share(self, part: float) -> tuple[frozenset[str], frozenset[str]]:
+        """Split the labelled lists in time: the first `part` of them, and the rest."""
+        lists = [list_id for list_id, items in self.items.items() if items]
+        border = int(part * len(lists))
+        return frozenset(lists[:border]), frozenset(lists[border:])

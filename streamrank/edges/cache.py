@@ -1,0 +1,85 @@
+"""Rows kept on the reader's side: bounded in number, limited in age."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from threading import Lock
+
+from streamrank.edges.store import Row, RowStore, Values, View, fresh
+
+
+class CachedStore:
+    """A feature store that remembers what it read, and that there was nothing to read.
+
+    What is not remembered is read from the store behind, in one batch a view.  Rows are
+    remembered whole, so that a value passes its TTL on time here too.  Threads may share it.
+
+    Args:
+        store: The store behind.
+        max_rows: How many rows to remember; the one used longest ago goes first.
+        max_age: For how long.
+        clock: Seconds, on a clock that never goes back.
+    """
+
+    def __init__(
+        self,
+        store: RowStore,
+        *,
+        max_rows: int,
+        max_age: timedelta,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.ttl = store.ttl
+        self._store = store
+        self._max_rows = max_rows
+        self._max_age = max_age.total_seconds()
+        self._clock = clock
+        self._known: OrderedDict[tuple[View, str], tuple[float, Row | None]] = OrderedDict()
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        """Return how many rows are remembered."""
+        return len(self._known)
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Write to the store behind, and forget what was known of these keys."""
+        self._store.write(rows)
+        with self._lock:
+            for row in rows:
+                self._known.pop((row.view, row.key), None)
+
+    def read(self, view: View, keys: Sequence[str], at: int) -> list[Values | None]:
+        """Return the values by key, `None` where missing or, at `at` (ms), past their TTL."""
+        return fresh(self.rows(view, keys), at, self.ttl)
+
+    def rows(self, view: View, keys: Sequence[str]) -> list[Row | None]:
+        """Return the rows by key, at most `max_age` after they were read."""
+        now = self._clock()
+        found = self._remembered(view, keys, now)
+        missing = [key for key in dict.fromkeys(keys) if key not in found]
+        if missing:
+            news = dict(zip(missing, self._store.rows(view, missing), strict=True))
+            self._remember(view, news, now)
+            found |= news
+        return [found[key] for key in keys]
+
+    def _remembered(self, view: View, keys: Sequence[str], now: float) -> dict[str, Row | None]:
+        found = {}
+        with self._lock:
+            for key in keys:
+                known = self._known.get((view, key))
+                if known is not None and now - known[0] < self._max_age:
+                    self._known.move_to_end((view, key))
+                    found[key] = known[1]
+        return found
+
+    def _remember(self, view: View, news: dict[str, Row | None], now: float) -> None:
+        with self._lock:
+            for key, row in news.items():
+                self._known[view, key] = (now, row)
+                self._known.move_to_end((view, key))
+            while len(self._known) > self._max_rows:
+                self._known.popitem(last=False)
