@@ -1,113 +1,246 @@
 """The whole system over a log, without a broker: in order, repeatably, list by list.
 
-Every event goes through the functions of the flows, one after the other: a shown list is ranked
-first, then counted; its feedback comes later in the log, as it did in life.  So what is measured
-here is what the flows would have served.
+Every event goes through the functions of the flows: a shown list is ranked first, then counted;
+its feedback comes later in the log, as it did in life.
 """
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime
 
 import numpy as np
 
-from streamrank import steps
+from streamrank import deployment, steps
 from streamrank.edges.kafka import Incoming
+from streamrank.edges.onnxruntime import AsShown
 from streamrank.edges.store import FeatureStore, MemoryStore
 from streamrank.evaluation import metrics
-from streamrank.events import DeadLetter, Interaction, Ranking, Shown
-from streamrank.features import inputs
-from streamrank.features.aggregate import Entity, Impact, Popular
-from streamrank.features.inputs import Array
-from streamrank.features.state import UserState
+from streamrank.events import DeadLetter, Event, Interaction, Ranking, Request, Shown
+from streamrank.features import windows
+from streamrank.features.inputs import Array, Query
+from streamrank.features.schema import Schema
+from streamrank.lane import Lane
 from streamrank.learning.examples import Example
 from streamrank.learning.feedback import Feedback
-from streamrank.operators import Clock
-from streamrank.steps import Plan, Read, Scored, Scorer, Skipped
+from streamrank.settings import Settings
+from streamrank.steps import Decoder, Read, Scored, Scorer
+
+TOPIC = "events"
+Train = Callable[[list[Example]], Scorer]
+"""Makes a scorer from examples, in the order in which they were shown."""
 
 
-@dataclass
-class Lane:
-    """The features flow and the rank flow in one lane: each event through both, in order.
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a log holds, found before it is replayed.
 
-    The rank flow sees an event before the features flow does, so a list is never ranked with
-    its own impressions, nor with anything that came after it.
+    Attributes:
+        shown: Lists that were shown or asked for.
+        labelled: Those that got feedback, in the order in which they were shown.
+        clicked: The items that got it, by list.
     """
 
-    plan: Plan
-    scorer: Scorer
-    decoders: dict[str, steps.Decoder]
-    now: Clock
-    ahead: timedelta = timedelta(hours=1)
-    store: FeatureStore = field(default_factory=MemoryStore)
-    counts: Counter[str] = field(default_factory=Counter)
-    _users: dict[str, UserState] = field(default_factory=dict)
-    _windows: dict[str, Entity] = field(default_factory=dict)
-    _items: dict[str, Entity] = field(default_factory=dict)
-    _popular: Popular = field(default_factory=Popular)
+    shown: int
+    labelled: tuple[str, ...]
+    clicked: Mapping[str, frozenset[str]]
 
-    def take(self, record: Incoming) -> tuple[Read | DeadLetter, list[Scored]]:
-        """Take one record in; give back what it was and the lists that it caused."""
-        self.counts["read"] += 1
-        [read] = steps.decode(self.decoders, [record], self.now(), self.ahead)
+    def split(self, part: float) -> tuple[frozenset[str], frozenset[str]]:
+        """Split the labelled lists in time: the first `part` of them, and the rest."""
+        border = int(part * len(self.labelled))
+        return frozenset(self.labelled[:border]), frozenset(self.labelled[border:])
+
+
+def decoders_of(known: Settings) -> Mapping[str, Decoder]:
+    """Return how a log's lines are read: events and requests alike."""
+    [decoder] = deployment.decoders_of(known, "events").values()
+    return {TOPIC: decoder}
+
+
+def survey(records: Iterable[Incoming], known: Settings, now: datetime) -> Survey:
+    """Look which lists of a log got feedback."""
+    feedback = Feedback(known.feature_schema())
+    shown: dict[str, frozenset[str]] = {}
+    for read in steps.decode(decoders_of(known), records, now, known.events.max_ahead):
         if isinstance(read, DeadLetter):
-            self.counts["dead_letters"] += 1
-            return read, []
-        scored = self._rank(read)
-        self._count(read)
-        return read, scored
-
-    def _rank(self, read: Read) -> list[Scored]:
-        if not steps.is_of_a_person(read.event):
-            return []
-        key = read.event.key
-        user, queries = steps.track(self.plan, self._users.get(key, UserState()), read)
-        self._users[key] = user
-        if not queries:
-            return []
-        filled = steps.retrieve(self.plan, self.store, queries)
-        return steps.score(self.scorer, steps.enrich(self.plan, self.store, filled))
-
-    def _count(self, read: Read) -> None:
-        rows = []
-        item = steps.item_event(read.event)
-        changes: list[Impact] = []
-        if item is None:
-            key = read.event.key
-            known = self._windows.get(key, Entity())
-            self._windows[key], outcome = steps.count_user(self.plan, known, read)
-            self.counts.update(one.verdict for one in outcome if isinstance(one, Skipped))
-            changes = [one for one in outcome if isinstance(one, Impact)]
-            rows += [one for one in outcome if isinstance(one, steps.Row)]
-        for change in [item] if item else changes:
-            known = self._items.get(change.item, Entity())
-            self._items[change.item], out = steps.count_item(self.plan, known, change)
-            rows += out
-        if rows:
-            self.store.write(rows)
-            self._popular, out = steps.count_popular(self.plan, self._popular, rows)
-            if out:
-                self.store.write(out)
+            continue
+        if isinstance(read.event, (Shown, Request)):
+            shown.setdefault(read.event.id, frozenset(item.id for item in read.event.items))
+        elif isinstance(read.event, Interaction):
+            feedback.take(read.event)
+    clicked = {list_id: feedback.clicked(list_id) & items for list_id, items in shown.items()}
+    labelled = tuple(list_id for list_id, items in clicked.items() if items)
+    return Survey(len(shown), labelled, {list_id: clicked[list_id] for list_id in labelled})
 
 
-
-
-SYSTEMS = ("streamrank", "as_shown", "recently_touched", "popularity")
+def lane_of(known: Settings, scorer: Scorer, now: datetime) -> Lane:
+    """Return both flows in one lane, on a store in memory."""
+    return Lane(
+        deployment.plan_of(known),
+        scorer,
+        MemoryStore(known.feature_schema(), known.windows.ttl),
+        decoders_of(known),
+        session_ttl=known.session.ttl,
+        windows_ttl=known.windows.ttl,
+        now=now,
+        ahead=known.events.max_ahead,
+    )
 
 
 @dataclass
-class Labelled:
-    """Which lists of a log got feedback, in the order in which they were shown."""
+class Gathered:
+    """Lists to learn from, which wait for their feedback."""
 
-    items: dict[str, set[str]] = field(default_factory=dict)
-    shown: int = 0
+    feedback: Feedback
+    lists: dict[str, Scored] = field(default_factory=dict)
 
-    def share(self, part: float) -> tuple[frozenset[str], frozenset[str]]:
-        """Split the labelled lists in time: the first `part` of them, and the rest."""
-        lists = [list_id for list_id, items in self.items.items() if items]
-        border = int(part * len(lists))
-        return frozenset(lists[:border]), frozenset(lists[border:])
+    def examples(self) -> list[Example]:
+        """Return the lists with the feedback that has come so far, oldest first."""
+        return [
+            Example(
+                id=list_id,
+                user=scored.query.user,
+                at=scored.query.at,
+                inputs=scored.inputs,
+                labels=self.feedback.labels(list_id, ids_of(scored.query)),
+            )
+            for list_id, scored in self.lists.items()
+            if self.feedback.clicked(list_id)
+        ]
+
+
+def gather(
+    lane: Lane, records: Iterable[Incoming], known: Settings, lists: frozenset[str]
+) -> list[Example]:
+    """Run a lane over a log and return these lists as examples."""
+    gathered = Gathered(Feedback(known.feature_schema()))
+    for record in records:
+        read = lane.read(record)
+        if isinstance(read, Read):
+            _gather(gathered, read, lane.take(read), lists)
+    return gathered.examples()
+
+
+def _gather(
+    gathered: Gathered, read: Read, scored: Sequence[Scored], lists: frozenset[str]
+) -> None:
+    if isinstance(read.event, Interaction):
+        gathered.feedback.take(read.event)
+    for one in scored:
+        if one.query.source != "trigger" and one.query.id in lists:
+            gathered.lists[one.query.id] = one
+
+
+@dataclass
+class Replay:
+    """A log on its way through the lane: learned from up to a point, measured after it.
+
+    Args:
+        known: The settings.
+        found: What the log holds.
+        learn_until: Share of the labelled lists that may be learned from.
+        lane: Both flows.
+        train: Makes the scorer, once, when the first list to be measured comes; `None` keeps
+            the lane's own.
+        on_ranking: Takes every ranked list.
+    """
+
+    known: Settings
+    found: Survey
+    learn_until: float
+    lane: Lane
+    train: Train | None = None
+    on_ranking: Callable[[Ranking], None] | None = None
+    figures: dict[str, list[dict[str, float]]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        self._learned, self._measured = self.found.split(self.learn_until)
+        self._gathered = Gathered(Feedback(self.known.feature_schema()))
+
+    def run(self, records: Iterable[Incoming]) -> None:
+        """Take the log in."""
+        for record in records:
+            read = self.lane.read(record)
+            if not isinstance(read, Read):
+                continue
+            if self.train is not None and read.event.id in self._measured:
+                self.lane.scorer = self.train(self._gathered.examples())
+                self.train = None
+                self._gathered.lists.clear()
+            self._take(read)
+
+    def _take(self, read: Read) -> None:
+        scored = self.lane.take(read)
+        _gather(self._gathered, read, scored, self._learned if self.train else frozenset())
+        for one in scored:
+            if one.query.source != "trigger" and one.query.id in self._measured:
+                self._measure(one)
+            if self.on_ranking is not None:
+                self.on_ranking(self.lane.ranking(one))
+
+    def _measure(self, scored: Scored) -> None:
+        """Hold the list against the feedback that it got, and the simple orders beside it.
+
+        The feedback is still ahead in the log: nothing but this measure has seen it.
+        """
+        ids = ids_of(scored.query)
+        clicked = self.found.clicked[scored.query.id]
+        labels = np.array([item in clicked for item in ids], np.float64)
+        orders = {"streamrank": scored.scores[:, 0]} | simple_orders(
+            scored.query, self.lane.store, self.lane.plan.schema
+        )
+        for system, scores in orders.items():
+            self.figures[system].append(metrics.of_list(scores, labels))
+
+    def report(self) -> dict[str, object]:
+        """Return the report, all but its models and seconds."""
+        counts = self.lane.counts
+        names = {"read": "read", "dead_letters": "dead_letters", "duplicates": "duplicate"}
+        return {
+            "lists": {
+                "shown": self.found.shown,
+                "labelled": len(self.found.labelled),
+                "measured": len(self.figures["streamrank"]),
+            },
+            "events": {key: counts[name] for key, name in (names | {"late": "late"}).items()},
+            "systems": {
+                system: metrics.mean(lists) for system, lists in self.figures.items() if lists
+            },
+        }
+
+
+def ids_of(query: Query) -> list[str]:
+    """Return the candidates' ids in incoming order."""
+    return [candidate.id for candidate in query.candidates]
+
+
+def simple_orders(query: Query, store: FeatureStore, schema: Schema) -> dict[str, Array]:
+    """Return the scores of the orders that need no model.
+
+    Args:
+        query: The list, with the user's state before it.
+        store: The windows before it.
+        schema: Which interaction types there are.
+
+    Returns:
+        `as_shown`; `recently_touched`, the item that this user touched last first;
+        `popularity`, the item with the most interactions by anybody first.  What is left
+        equal keeps the incoming order.
+    """
+    ids = ids_of(query)
+    touched = {step.item: place for place, step in enumerate(query.state.steps, 1)}
+    windowed = store.read("item_windows", ids, query.at)
+    return {
+        "as_shown": -np.arange(len(ids), dtype=np.float64),
+        "recently_touched": np.array([touched.get(item, 0) for item in ids], np.float64),
+        "popularity": np.array([_deeds(values, schema) for values in windowed]),
+    }
+
+
+def _deeds(values: object, schema: Schema) -> float:
+    if not isinstance(values, np.ndarray):
+        return 0.0
+    window = windows.unpack(values, len(schema.horizons), len(schema.channels))
+    return float(window.totals[:-1].sum())

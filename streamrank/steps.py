@@ -138,6 +138,8 @@ def count_user(
         return user, [row]
     if not isinstance(event, (Interaction, Shown, Ranking)):
         return user, []
+    if isinstance(event, Ranking) and event.trigger is not None:
+        return user, []  # the list that is on the screen already, in another order
     user, verdict, impacts = aggregate.deed(user, event, plan.schema, plan.rules.lateness)
     if verdict != "new":
         return user, [Skipped(verdict, read, user.ledger.newest)]

@@ -1,0 +1,6 @@
+"""`python -m streamrank`."""
+
+from streamrank.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The features flow and the rank flow in one lane: each event through both, in order.
+
+The same functions that the flows wire, called one after the other: what `replay` measures is
+what the flows would have served.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Generic, TypeVar
+
+from streamrank import steps
+from streamrank.edges.kafka import Incoming
+from streamrank.edges.store import FeatureStore, Row
+from streamrank.events import DeadLetter, Item, Ranking, utc
+from streamrank.features.aggregate import Entity, Impact, Popular
+from streamrank.features.state import UserState
+from streamrank.steps import Decoder, Plan, Read, Scored, Scorer, Skipped
+
+S = TypeVar("S")
+
+
+@dataclass
+class Kept(Generic[S]):
+    """States by key, each forgotten `ttl` after its key's last event, by event time.
+
+    The flows forget by the clock, which for live events is the same.
+    """
+
+    empty: S
+    ttl: int  # ms
+    states: dict[str, tuple[int, S]] = field(default_factory=dict)
+
+    def get(self, key: str, at: int) -> S:
+        """Return the state of a key, at an event time in milliseconds."""
+        seen, state = self.states.get(key, (at, self.empty))
+        return state if at - seen <= self.ttl else self.empty
+
+    def put(self, key: str, at: int, state: S) -> None:
+        """Keep the state of a key."""
+        self.states[key] = (at, state)
+
+
+class Lane:
+    """Both flows, event by event.
+
+    The rank flow sees an event before the features flow does, so a list is never ranked with
+    its own impressions, nor with anything that came after it.
+
+    Args:
+        plan: What the steps need to know.
+        scorer: The model; may be changed between two events, as a swap does.
+        store: Where the windows go, and are read from.
+        decoders: How each topic's payload is read.
+        session_ttl: How long a silent user's session state is remembered.
+        windows_ttl: How long a silent user's or item's windows are.
+        now: The time, against which no event may be far in the future.
+        ahead: How far it may be.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        scorer: Scorer,
+        store: FeatureStore,
+        decoders: Mapping[str, Decoder],
+        *,
+        session_ttl: timedelta,
+        windows_ttl: timedelta,
+        now: datetime,
+        ahead: timedelta = timedelta(hours=1),
+    ) -> None:
+        self.plan = plan
+        self.scorer = scorer
+        self.store = store
+        self.counts: Counter[str] = Counter()
+        self._decoders = decoders
+        self._now = now
+        self._ahead = ahead
+        self._users = Kept(UserState(), _milliseconds(session_ttl))
+        self._people = Kept(Entity(), _milliseconds(windows_ttl))
+        self._items = Kept(Entity(), _milliseconds(windows_ttl))
+        self._popular = Popular()
+
+    def read(self, record: Incoming) -> Read | DeadLetter:
+        """Read a record, and count it."""
+        [read] = steps.decode(self._decoders, [record], self._now, self._ahead)
+        self.counts["read"] += 1
+        self.counts["dead_letters"] += isinstance(read, DeadLetter)
+        return read
+
+    def take(self, read: Read) -> list[Scored]:
+        """Take an event in; give back the lists that it caused."""
+        scored = self._rank(read)
+        self._count(read)
+        for one in scored:
+            if one.query.source == "request":  # as the features flow reads them from `rankings`
+                self._count(Read(self.ranking(one), read.record))
+        return scored
+
+    def ranking(self, scored: Scored) -> Ranking:
+        """Return the message of a ranked list; in a replay it takes no time."""
+        return steps.to_ranking(self.plan, scored, utc(round(scored.query.received)))
+
+    def _rank(self, read: Read) -> list[Scored]:
+        if not steps.is_of_a_person(read.event):
+            return []
+        key, at = read.event.key, read.event.timestamp
+        user, queries = steps.track(self.plan, self._users.get(key, at), read)
+        self._users.put(key, at, user)
+        if not queries:
+            return []
+        filled = steps.retrieve(self.plan, self.store, queries)
+        return steps.score(self.scorer, steps.enrich(self.plan, self.store, filled))
+
+    def _count(self, read: Read) -> None:
+        at = read.event.timestamp
+        item = steps.item_event(read.event)
+        changes: Sequence[Impact | Item]
+        changes, rows = ([item], []) if item else self._count_user(read)
+        for change in changes:
+            entity, out = steps.count_item(self.plan, self._items.get(change.item, at), change)
+            self._items.put(change.item, at, entity)
+            rows += out
+        if rows:
+            self._store(rows)
+
+    def _count_user(self, read: Read) -> tuple[list[Impact], list[Row]]:
+        event = read.event
+        known = self._people.get(event.key, event.timestamp)
+        entity, outcome = steps.count_user(self.plan, known, read)
+        self._people.put(event.key, event.timestamp, entity)
+        self.counts.update(one.verdict for one in outcome if isinstance(one, Skipped))
+        changes = [one for one in outcome if isinstance(one, Impact)]
+        return changes, [one for one in outcome if isinstance(one, Row)]
+
+    def _store(self, rows: list[Row]) -> None:
+        self.store.write(rows)
+        self._popular, best = steps.count_popular(self.plan, self._popular, rows)
+        if best:
+            self.store.write(best)
+
+
+def _milliseconds(duration: timedelta) -> int:
+    return duration // timedelta(milliseconds=1)
