@@ -1,0 +1,235 @@
+"""The tables of `streamrank.toml`: which keys there are, what they may hold, what they mean.
+
+The text under a key is also its comment in the file that `streamrank init` writes.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+    field_validator,
+)
+
+from streamrank.features.schema import FieldKind
+
+_UNITS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
+_FOREVER = timedelta(days=36_500)
+
+
+def _span(value: object) -> object:
+    """Read `"10m"`; a bare number is seconds."""
+    if isinstance(value, timedelta):
+        return value
+    text = "" if isinstance(value, bool) else str(value).strip()
+    number = text.rstrip("smhd")
+    try:
+        span = timedelta(microseconds=round(Decimal(number) * _UNITS[text[len(number) :] or "s"]))
+    except (KeyError, ArithmeticError, ValueError):
+        raise ValueError('must be a number with a unit of ms, s, m, h or d, as "10m"') from None
+    if not timedelta(0) < span <= _FOREVER:
+        raise ValueError("must be longer than 0 and at most 36500d")
+    return span
+
+
+def _text(duration: timedelta) -> str:
+    """Write a duration in the largest unit that divides it."""
+    microseconds = duration // timedelta(microseconds=1)
+    for unit in ("d", "h", "m", "s"):
+        if microseconds % _UNITS[unit] == 0:
+            return f"{microseconds // _UNITS[unit]}{unit}"
+    return f"{Decimal(microseconds) / _UNITS['ms']}ms"
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"must not name {', '.join(map(repr, twice))} twice")
+    return names
+
+
+def _rising(spans: tuple[timedelta, ...]) -> tuple[timedelta, ...]:
+    if any(one >= next_one for one, next_one in pairwise(spans)):
+        raise ValueError("must rise from the shortest to the longest")
+    return spans
+
+
+def _address(value: str) -> str:
+    if "@" in value:
+        raise ValueError("must be host:port; the password comes from STREAMRANK_REDIS_PASSWORD")
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_span), PlainSerializer(_text)]
+Word = Annotated[str, Field(min_length=1, max_length=256)]
+Words = Annotated[tuple[Word, ...], AfterValidator(_distinct)]
+Kinds = dict[Word, FieldKind]
+
+
+class Section(BaseModel):
+    """A table of the file: no key that is not known."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_key_is_a_switch(cls, value: object) -> object:
+        if isinstance(value, bool):  # which pydantic would read as 0 or 1
+            raise ValueError("must not be true or false")
+        return value
+
+
+class EventsSection(Section):
+    """What people do, and which deeds are the feedback that the model learns from."""
+
+    interactions: Annotated[Words, Field(min_length=1, max_length=64)] = ("click",)
+    """Interaction types, the most frequent first; the rest count together as "other"."""
+    label: Annotated[str, Field(validate_default=True)] = "click"
+    """The interaction type that is the feedback on a list."""
+    conversion: str | None = None
+    """The rarer, later feedback, where there is one."""
+    max_record_bytes: Annotated[int, Field(ge=1_000, le=100_000_000)] = 1_000_000
+    """A larger record goes to the dead letters."""
+    max_candidates: Annotated[int, Field(ge=1, le=10_000)] = 1_000
+    """A longer list goes to the dead letters."""
+    max_ahead: Duration = timedelta(hours=1)
+    """An event dated further ahead of the clock goes to the dead letters."""
+
+    @field_validator("label", "conversion")
+    @classmethod
+    def _is_an_interaction(cls, name: str | None, info: ValidationInfo) -> str | None:
+        known = info.data.get("interactions")
+        if name is not None and known is not None and name not in known:
+            raise ValueError(f"must be one of interactions ({', '.join(known)})")
+        return name
+
+
+class FieldsSection(Section):
+    """Which fields there are: number, category, text or text_list. Others are ignored."""
+
+    item: Kinds = {}
+    """Of items, from the catalogue or from a list."""
+    user: Kinds = {}
+    """Of users."""
+    context: Kinds = {}
+    """Of requests and lists."""
+    interaction: Kinds = {}
+    """Of interactions."""
+
+
+class WindowsSection(Section):
+    """Counts of users and items by event time, each halved once per horizon."""
+
+    horizons: Annotated[
+        tuple[Duration, ...], Field(min_length=1, max_length=6), AfterValidator(_rising)
+    ] = (timedelta(hours=1), timedelta(days=1), timedelta(days=7))
+    lateness: Duration = timedelta(minutes=10)
+    """How late an event may come; it is also for how long an event id counts once."""
+    ttl: Duration = timedelta(days=30)
+    """For how long a value is good, and a silent user or item remembered."""
+    flush: Duration = timedelta(seconds=1)
+    """How long a change may wait to be written to the store."""
+    popular: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """How many popular items are candidates of a request without items."""
+
+
+class SessionSection(Section):
+    """What is remembered of each user between two events."""
+
+    history: Annotated[int, Field(ge=1, le=200)] = 50
+    """Steps of behaviour that the model sees."""
+    lists: Annotated[int, Field(ge=1, le=20)] = 5
+    """Earlier lists whose items count as seen."""
+    ttl: Duration = timedelta(days=1)
+    """A user silent for so long starts anew."""
+
+
+class RankSection(Section):
+    """How lists are made."""
+
+    k: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """Length of a list that does not ask for one."""
+    triggers: Words | None = None
+    """Interaction types that re-rank the current list by themselves; all where not given."""
+    trigger_every: Duration = timedelta(seconds=1)
+    """How often at most they do so for one user."""
+    provider: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs: auto takes a GPU if there is one, cuda insists."""
+    threads: Annotated[int, Field(ge=1, le=64)] = 1
+    """Threads of one model session."""
+    cache_age: Duration = timedelta(seconds=1)
+    """How old a row of the store may be in the reader's cache."""
+    cache_rows: Annotated[int, Field(ge=1)] = 100_000
+    """Rows in the reader's cache."""
+
+
+class ModelSection(Section):
+    """The ranker and its training."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")] = "ranker"
+    size: Literal["small", "base", "large"] = "small"
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 6
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+class KafkaSection(Section):
+    """The broker, its topics and how to be let in.
+
+    Passwords come from STREAMRANK_SASL_PASSWORD and STREAMRANK_SSL_KEY_PASSWORD.
+    """
+
+    bootstrap_servers: Annotated[str, Field(min_length=1)] = "localhost:9092"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    ssl_ca_location: Path | None = None
+    ssl_certificate_location: Path | None = None
+    ssl_key_location: Path | None = None
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    sasl_username: str | None = None
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = ""
+    """Stands before every topic's name."""
+    group: Annotated[str, Field(min_length=1)] = "streamrank"
+    """Consumer group, for the tools that show lag."""
+    partitions: Annotated[int, Field(ge=1, le=10_000)] = 4
+    replication: Annotated[int, Field(ge=1, le=10)] = 1
+    fetch_wait: Duration = timedelta(milliseconds=50)
+    """How long the broker may hold back an answer to a consumer that waits."""
+    start: Literal["earliest", "latest"] = "earliest"
+    """Where a flow without a snapshot begins."""
+    delivery_timeout: Duration = timedelta(minutes=2)
+    """A record not acknowledged by then stops the flow."""
+
+
+class StoreSection(Section):
+    """Feast: the online store, and where its files are."""
+
+    online: Literal["sqlite", "redis"] = "sqlite"
+    path: Path = Path("data/feast")
+    redis: Annotated[str, Field(min_length=1), AfterValidator(_address)] = "localhost:6379"
+    """`host:port` of Redis; a password comes from STREAMRANK_REDIS_PASSWORD."""
+
+
+class StateSection(Section):
+    """Where the flows keep their snapshots."""
+
+    path: Path | None = None
+    """A folder; without it nothing is kept over a restart."""
+    every: Duration = timedelta(seconds=10)
+
+
+class RegistrySection(Section):
+    """Where the versions of the model are."""
+
+    path: Path = Path("data/registry")
