@@ -25,22 +25,21 @@ from pydantic import (
 from streamrank.features.schema import FieldKind
 
 _UNITS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
-_FOREVER = timedelta(days=36_500)
 
 
 def _span(value: object) -> object:
     """Read `"10m"`; a bare number is seconds."""
     if isinstance(value, timedelta):
-        return value
+        value = value.total_seconds()
     text = "" if isinstance(value, bool) else str(value).strip()
     number = text.rstrip("smhd")
     try:
-        span = timedelta(microseconds=round(Decimal(number) * _UNITS[text[len(number) :] or "s"]))
-    except (KeyError, ArithmeticError, ValueError):
+        microseconds = Decimal(number) * _UNITS[text[len(number) :] or "s"]
+        if not 1 <= microseconds <= 36_500 * _UNITS["d"]:
+            raise ValueError("must be longer than 0 and at most 36500d")
+    except (KeyError, ArithmeticError):
         raise ValueError('must be a number with a unit of ms, s, m, h or d, as "10m"') from None
-    if not timedelta(0) < span <= _FOREVER:
-        raise ValueError("must be longer than 0 and at most 36500d")
-    return span
+    return timedelta(microseconds=round(microseconds))
 
 
 def _text(duration: timedelta) -> str:
