@@ -11,89 +11,56 @@ References:
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-import numpy as np
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    StringConstraints,
     TypeAdapter,
     ValidationError,
     model_validator,
 )
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 
-Array = np.ndarray[Any, Any]
+from streamrank.served import Served, decode_served
+from streamrank.values import Fields, Id, Name, Timestamp, Value, reason
+
+__all__ = [
+    "Announcement",
+    "Candidate",
+    "DeadLetter",
+    "Event",
+    "Interaction",
+    "Item",
+    "Limits",
+    "Placed",
+    "Ranking",
+    "Request",
+    "Served",
+    "Shown",
+    "User",
+    "Value",
+    "decode",
+    "decode_letter",
+    "decode_ranking",
+    "decode_served",
+    "utc",
+]
+
 T = TypeVar("T")
-
-EARLIEST = 100_000_000_000
-"""March 1973 in milliseconds.  A smaller number is a timestamp in seconds."""
-LATEST = 253_402_300_799_999
-"""The end of year 9999 in milliseconds.  A larger number is in micro- or nanoseconds."""
-
-
-def _milliseconds(value: object) -> int:
-    """Read a timestamp: epoch milliseconds (number or digits) or ISO 8601 with a zone."""
-    if isinstance(value, str) and not value.lstrip("-").isdigit():
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            raise ValueError("must be epoch milliseconds or ISO 8601") from None
-        if moment.tzinfo is None:
-            raise ValueError("must have a time zone")
-        value = round(moment.timestamp() * 1000)
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError("must be epoch milliseconds or ISO 8601")
-    try:
-        milliseconds = int(value)
-    except (OverflowError, ValueError):  # NaN and the infinities, or thousands of digits
-        raise ValueError("must be a finite number of milliseconds") from None
-    if not EARLIEST <= milliseconds <= LATEST:
-        raise ValueError(f"must be epoch milliseconds within {EARLIEST}..{LATEST}")
-    return milliseconds
-
-
-def _as_object(value: object) -> object:
-    """Turn Metarank's list of `{"name", "value"}` into an object."""
-    if not isinstance(value, list):
-        return {} if value is None else value
-    fields: dict[str, object] = {}
-    for entry in value:
-        if not isinstance(entry, dict) or entry.keys() != {"name", "value"}:
-            raise ValueError('must be an object or a list of {"name", "value"}')
-        if not isinstance(entry["name"], str):
-            raise ValueError("must have text as names")
-        if entry["name"] in fields:
-            raise ValueError(f"must not name {entry['name']!r} twice")
-        fields[entry["name"]] = entry["value"]
-    return fields
-
-
-MAX_TEXT = 100_000
-Id = Annotated[str, StringConstraints(min_length=1, max_length=512)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
-Value = bool | float | Text | tuple[Text, ...] | tuple[float, ...] | None
-"""What a field may hold: the five kinds of Metarank, and null for "no value"."""
-_KINDS = "a finite number, text, a boolean, or a list of texts or of numbers"
-Fields = Annotated[dict[Name, Value], BeforeValidator(_as_object), Field(max_length=256)]
-Timestamp = Annotated[int, BeforeValidator(_milliseconds)]
 
 
 class Message(BaseModel):
     """What all messages share: frozen, no unknown keys, no NaN, bytes as base64."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, ser_json_bytes="base64"
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        ser_json_bytes="base64",
+        val_json_bytes="base64",
     )
 
     def encode(self) -> bytes:
@@ -122,6 +89,7 @@ class Item(Message):
 
     @property
     def key(self) -> str:
+        """The message key."""
         return self.item
 
 
@@ -142,6 +110,7 @@ class _ByPerson(Message):
 
     @property
     def key(self) -> str:
+        """The message key."""
         return self.user or self.session or ""
 
 
@@ -157,6 +126,7 @@ class User(Message):
 
     @property
     def key(self) -> str:
+        """The message key."""
         return self.user
 
 
@@ -171,6 +141,8 @@ class Interaction(_ByPerson):
 
 
 def _distinct(items: tuple[Candidate, ...]) -> None:
+    if len({item.id for item in items}) == len(items):
+        return
     seen: set[str] = set()
     for item in items:
         if item.id in seen:
@@ -252,6 +224,8 @@ Event = Item | User | Interaction | Shown
 Incoming = Annotated[Item | User | Interaction | Shown | Request, Field(discriminator="event")]
 _INCOMING: TypeAdapter[Event | Request] = TypeAdapter(Incoming)
 _RANKING: TypeAdapter[Ranking] = TypeAdapter(Ranking)
+_LETTER: TypeAdapter[DeadLetter] = TypeAdapter(DeadLetter)
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +240,7 @@ def decode(payload: bytes, limits: Limits = Limits()) -> Event | Request:
     """Read one record.
 
     Args:
-        payload: The record's value, JSON in UTF-8.
+        payload: The record's value, JSON in UTF-8; an empty one (a tombstone) is refused.
         limits: Sizes beyond which a record is refused.
 
     Returns:
@@ -301,7 +275,18 @@ def decode_ranking(payload: bytes, limits: Limits = Limits()) -> Ranking:
     return _validated(_RANKING, payload, limits)
 
 
+def decode_letter(payload: bytes) -> DeadLetter:
+    """Read one record of topic `dead-letters`.
+
+    Raises:
+        ValueError: The record is no dead letter.
+    """
+    return _validated(_LETTER, payload, Limits(record_bytes=2**31))
+
+
 def _validated(kind: TypeAdapter[T], payload: bytes, limits: Limits) -> T:
+    if not payload:
+        raise ValueError("record: must not be empty")
     if len(payload) > limits.record_bytes:
         raise ValueError(
             f"record: must have at most {limits.record_bytes} bytes, got {len(payload)}"
@@ -309,86 +294,9 @@ def _validated(kind: TypeAdapter[T], payload: bytes, limits: Limits) -> T:
     try:
         return kind.validate_json(payload)
     except ValidationError as error:
-        raise ValueError(_reason(error)) from None
-
-
-def _reason(error: ValidationError) -> str:
-    """Name the first fault: field, rule, value."""
-    first = error.errors(include_url=False)[0]
-    path, rule = [str(part) for part in first["loc"]], first["msg"].removeprefix("Value error, ")
-    if "fields" in path[:-1]:  # one error for each kind that the value could have had
-        path, rule = path[: path.index("fields") + 2], f"must be {_KINDS}"
-    value = repr(first["input"])
-    shown = value if len(value) <= 120 else value[:117] + "..."
-    return f"{'.'.join(path) or 'event'}: {rule}, got {shown}"
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What the model saw: the inputs of one list as they were at scoring time.
-
-    Attributes:
-        id: The ranking's id.
-        user: Whose list it is (the message key).
-        timestamp: Event time of what caused the list, epoch milliseconds.
-        items: Candidates in incoming order.
-        model: Version that scored, `""` where none did.
-        features: Hash of the feature definitions.
-        source: `"request"`, `"trigger"` or `"ranking"` (a list shown elsewhere).
-        inputs: Arrays by name, as `streamrank.features.inputs` builds them.
-        scores: One score a candidate and head, shape (candidates, heads).
-    """
-
-    id: str
-    user: str
-    timestamp: int
-    items: tuple[str, ...]
-    model: str
-    features: str
-    source: str
-    inputs: Mapping[str, Array]
-    scores: Array
-
-    def encode(self) -> bytes:
-        """Return the binary payload: safetensors, with the words in its metadata."""
-        words = {
-            "id": self.id,
-            "user": self.user,
-            "timestamp": self.timestamp,
-            "items": self.items,
-            "model": self.model,
-            "features": self.features,
-            "source": self.source,
-        }
-        arrays = {f"inputs.{name}": np.ascontiguousarray(a) for name, a in self.inputs.items()}
-        return save_tensors({**arrays, "scores": self.scores}, {"served": json.dumps(words)})
-
-
-def decode_served(payload: bytes) -> Served:
-    """Read a record of topic `served`.
-
-    Raises:
-        ValueError: The payload is not what `Served.encode` writes.
-    """
-    try:
-        arrays = load_tensors(payload)
-        words = json.loads(_metadata(payload)["served"])
-        inputs = {
-            name.removeprefix("inputs."): array
-            for name, array in arrays.items()
-            if name.startswith("inputs.")
-        }
-        words["items"] = tuple(words["items"])
-        return Served(**words, inputs=inputs, scores=arrays["scores"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"served: must be safetensors with its words, got {error}") from None
-
-
-def _metadata(payload: bytes) -> dict[str, str]:
-    """Return the metadata of safetensors bytes: a length, then a JSON header."""
-    length = int.from_bytes(payload[:8], "little")
-    metadata: dict[str, str] = json.loads(payload[8 : 8 + length])["__metadata__"]
-    return metadata
+        if payload.startswith(_BYTE_ORDER_MARK):
+            return _validated(kind, payload.removeprefix(_BYTE_ORDER_MARK), limits)
+        raise ValueError(reason(error)) from None
 
 
 def utc(milliseconds: int) -> datetime:
