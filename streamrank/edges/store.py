@@ -9,9 +9,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import lru_cache
 from typing import Literal, Protocol, get_args
 
 import numpy as np
@@ -20,6 +22,8 @@ from streamrank.errors import StreamRankError
 from streamrank.events import Value
 from streamrank.features.inputs import Array
 from streamrank.features.schema import FieldKind, Schema
+
+log = logging.getLogger(__name__)
 
 View = Literal["item_windows", "user_windows", "item_fields", "user_fields", "popular"]
 VIEWS: tuple[View, ...] = get_args(View)
@@ -162,8 +166,17 @@ def conform(row: Row, kinds: Kinds) -> Row:
         return row
     if isinstance(row.values, np.ndarray):
         raise ValueError(f"{row.view} of {row.key!r} must be fields by name, got a vector")
-    values = {name: as_kind(row.values.get(name), k) for name, k in kinds[row.view].items()}
+    configured = kinds[row.view]
+    for name in row.values.keys() - configured.keys():
+        _report(row.view, name)
+    values = {name: as_kind(row.values.get(name), kind) for name, kind in configured.items()}
     return replace(row, values={name: value for name, value in values.items() if value is not None})
+
+
+@lru_cache(maxsize=1_000)
+def _report(view: View, name: str) -> None:
+    """Say once that a field is not kept: state from before a change of settings may hold it."""
+    log.warning("%s: field %r is not configured, and not stored", view, name)
 
 
 def as_kind(value: Value, kind: FieldKind) -> Value:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feast import Entity, FeatureService, FeatureView, Field, FileSource
+from feast.feast_object import FeastObject
 from feast.types import Array, FeastType, Float64, Int64, String
 from feast.value_type import ValueType
 
@@ -50,19 +51,9 @@ class Definitions:
     views: Mapping[View, FeatureView]
     service: FeatureService
 
-    def objects(self) -> list[Entity | FeatureView | FeatureService]:
+    def objects(self) -> list[FeastObject]:
         """Return everything in one list."""
         return [*self.entities.values(), *self.views.values(), self.service]
-
-
-def schema_of(settings: Settings) -> Schema:
-    """Return what the store needs to know of the settings."""
-    return Schema(
-        interactions=settings.events.interactions,
-        item=settings.fields.item,
-        user=settings.fields.user,
-        horizons=tuple(horizon.total_seconds() for horizon in settings.windows.horizons),
-    )
 
 
 def define(settings: Settings, root: Path) -> Definitions:
@@ -72,7 +63,7 @@ def define(settings: Settings, root: Path) -> Definitions:
         settings: The fields, interaction types, horizons and the model there are.
         root: What a relative `store.path` is relative to.
     """
-    schema, path = schema_of(settings), (root / settings.store.path).resolve()
+    schema, path = settings.feature_schema(), (root / settings.store.path).resolve()
     entities = {
         name: Entity(name=name, join_keys=[name], value_type=ValueType.STRING, description=text)
         for name, text in _ENTITIES.items()

@@ -1,0 +1,233 @@
+"""Feast behind the store's door: the online store, and beside it the append-only log.
+
+Values go in and out by `Provider.online_write_batch` and `Provider.online_read`, the interface
+that Feast's own `write_to_online_store` and `get_online_features` stand on, with the feature
+views at hand: no data frames, no registry in the way of a request.  Everything is stored as
+Feast stores it, so its own calls read the same values.  A window is one array, not one feature
+for each of its counts.  `tests/benchmarks/feast.py` compares the ways in one run.
+
+What Feast leaves open is closed here:
+
+- Its SQLite store keeps whole seconds and lets an older row replace a newer one: the time is a
+  column of its own, in microseconds, and what is not newer is not written.
+- It hands out values however old: readers go through `fresh`.
+- It takes any column without a word: rows are brought to the configured fields (`conform`).
+- It applies definitions without a lock: whoever starts first applies them, the others wait.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+
+import numpy as np
+from feast import FeatureStore
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import DoubleList, StringList, Value
+from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import ConnectionError as RedisUnreachable
+from redis.exceptions import TimeoutError as RedisTimeout
+
+from streamrank.edges import repository, tables
+from streamrank.edges.offline import OfflineLog, utc_now
+from streamrank.edges.store import (
+    Row,
+    StoreRefused,
+    StoreUnreachable,
+    Values,
+    View,
+    conform,
+    fresh,
+    kinds_of,
+    newest,
+)
+from streamrank.edges.tables import Cell, Table, Type
+from streamrank.edges.views import define
+from streamrank.settings import Secrets, Settings
+
+BATCH = 1_000
+"""How many rows go to the online store at once; SQLite takes 32,766 keys in one question."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+T = TypeVar("T")
+_Features = dict[str, Value]
+_Written = tuple[EntityKey, _Features, datetime, datetime | None]
+
+
+class FeastStore:
+    """A feature store on Feast, in SQLite or in Redis.
+
+    It applies its definitions itself.  Threads may share it, and processes its files.
+
+    Args:
+        settings: The fields, the store and its folder.
+        secrets: The password of Redis.
+        root: What a relative `store.path` is relative to.
+        now: The clock.
+
+    Raises:
+        StoreUnreachable: The store does not answer.
+        StoreRefused: It answers, and says no.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        secrets: Secrets,
+        *,
+        root: Path = Path(),
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        schema = settings.feature_schema()
+        path = repository.store_path(settings, root)
+        redis = settings.store.online == "redis"
+        self.ttl = settings.windows.ttl
+        self._name = f"Redis at {settings.store.redis}" if redis else f"SQLite in {path}"
+        self._keeps_order = redis
+        self._kinds = kinds_of(schema)
+        self._tables = tables.tables_of(schema)
+        self._lock = Lock()
+        self._now = now
+        defined = define(settings, root)
+        self._views = defined.views
+        with self._mapped():
+            self._config = repository.repo_config(settings, secrets, root)
+            feast = FeatureStore(config=self._config)
+            with repository.held(path):
+                repository.prepare(settings, root)
+                feast.apply(defined.objects())
+            self._provider = feast.provider
+            self._log = OfflineLog(path, self._tables, now=now)
+        self.rows("popular", ["all"])  # what does not work should not work from the start
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Keep these rows, each one replacing an older one of its view and key."""
+        kept = [conform(row, self._kinds) for row in newest(rows)]
+        for view, table in self._tables.items():
+            for batch in _batches([row for row in kept if row.view == view]):
+                with self._mapped(), self._lock:
+                    self._put(table, batch)
+        with self._mapped():
+            self._log.append(kept)
+
+    def read(self, view: View, keys: Sequence[str], at: int) -> list[Values | None]:
+        """Return the values by key, `None` where missing or, at `at` (ms), past their TTL."""
+        return fresh(self.rows(view, keys), at, self.ttl)
+
+    def rows(self, view: View, keys: Sequence[str]) -> list[Row | None]:
+        """Return the newest rows by key, however old, `None` where there is none."""
+        table = self._tables.get(view)
+        if table is None:
+            return [None] * len(keys)
+        found: list[Row | None] = []
+        for batch in _batches(keys):
+            with self._mapped(), self._lock:
+                found += self._get(table, batch)
+        return found
+
+    def flush(self) -> None:
+        """Write what the offline log still holds back."""
+        with self._mapped():
+            self._log.flush()
+
+    def close(self) -> None:
+        """Write what is held back; the store is not used after this."""
+        self.flush()
+
+    def _put(self, table: Table, rows: Sequence[Row]) -> None:
+        if not self._keeps_order:
+            known = self._get(table, [row.key for row in rows])
+            pairs = zip(rows, known, strict=True)
+            rows = [row for row, old in pairs if old is None or old.stamp < row.stamp]
+        if rows:
+            created = self._now()
+            data: list[_Written] = [
+                (_entity(table, row.key), _features(table, row), _moment(row), created)
+                for row in rows
+            ]
+            self._provider.online_write_batch(self._config, self._views[table.view], data, None)
+
+    def _get(self, table: Table, keys: Sequence[str]) -> list[Row | None]:
+        found = self._provider.online_read(
+            self._config,
+            self._views[table.view],
+            [_entity(table, key) for key in keys],
+            list(table.columns),
+        )
+        return [
+            None if features is None else tables.row(table, key, _cells(table, features))
+            for key, (_, features) in zip(keys, found, strict=True)
+        ]
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        """Turn the libraries' errors into those of `edges.store`."""
+        try:
+            yield
+        except AuthenticationError as error:
+            hint = "set STREAMRANK_REDIS_PASSWORD"
+            raise StoreRefused(f"{self._name} must let us in: {error} ({hint})") from error
+        except (RedisUnreachable, RedisTimeout) as error:
+            raise StoreUnreachable(f"{self._name} must answer: {error}") from error
+        except (RedisError, sqlite3.Error, OSError) as error:
+            raise StoreRefused(f"{self._name} must be usable: {error}") from error
+
+
+def _batches(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(values), BATCH):
+        yield values[start : start + BATCH]
+
+
+def _entity(table: Table, key: str) -> EntityKey:
+    return EntityKey(join_keys=[table.entity], entity_values=[Value(string_val=key)])
+
+
+def _moment(row: Row) -> datetime:
+    return _EPOCH + timedelta(microseconds=row.stamp)
+
+
+def _features(table: Table, row: Row) -> dict[str, Value]:
+    """Return every column, so that a value that is no longer known goes too."""
+    return {
+        name: _value(table.columns[name], cell) for name, cell in tables.cells(table, row).items()
+    }
+
+
+def _value(kind: Type, cell: Any) -> Value:
+    if cell is None:
+        return Value()
+    if kind == "texts":
+        return Value(string_list_val=StringList(val=cell))
+    if kind == "numbers":
+        return Value(double_list_val=DoubleList(val=cell))
+    return Value(**{_HELD[kind]: cell})
+
+
+_HELD: Mapping[Type, str] = {
+    "number": "double_val",
+    "text": "string_val",
+    "texts": "string_list_val",
+    "numbers": "double_list_val",
+    "stamp": "int64_val",
+}
+
+
+def _cells(table: Table, features: _Features) -> dict[str, Cell]:
+    """Return the cells; one that was stored as another type, under older settings, is empty."""
+    return {
+        name: _cell(kind, features[name])
+        for name, kind in table.columns.items()
+        if name in features and features[name].WhichOneof("val") == _HELD[kind]
+    }
+
+
+def _cell(kind: Type, value: Value) -> Cell:
+    held = getattr(value, _HELD[kind])
+    if kind == "numbers":
+        return np.array(held.val)
+    return tuple(held.val) if kind == "texts" else held
