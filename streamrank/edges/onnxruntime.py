@@ -136,7 +136,8 @@ class OnnxScorer:
             raise ScoringFailed(f"model {self.version}: there is no input {error}") from None
         except Exception as error:  # ONNX Runtime's own derive from Exception alone
             shapes = {name: stacked[name].shape for name in self._inputs}
-            raise ScoringFailed(f"model {self.version}: {error}, inputs {shapes}") from error
+            reason = f"{_one_line(error)}, inputs {shapes}"
+            raise ScoringFailed(f"model {self.version}: {reason}") from error
         return np.asarray(scores)
 
     def _count_unscored(self) -> None:
@@ -222,9 +223,14 @@ def _built(
     try:
         session = onnxruntime.InferenceSession(onnx, options, providers=providers)
     except Exception as error:  # ONNX Runtime's own derive from Exception alone
-        raise ModelRefused(f"model must be an ONNX graph that runs here: {error}") from error
+        rule = "model must be an ONNX graph that runs here"
+        raise ModelRefused(f"{rule}: {_one_line(error)}") from error
     session.disable_fallback()  # or an error on the GPU goes on, silently, on the CPU
     return session
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _heads(session: onnxruntime.InferenceSession) -> int:

@@ -9,36 +9,59 @@
 `root` is a folder, or any address that fsspec knows.  Versions sort by the time of their
 creation, which is in their name beside a hash of the manifest.  No pickle is read or written.
 
-    RegistryError             anything below
-    ├── RegistryUnusable      it cannot be read or written: no rights, a full disk, no network
-    ├── NameRefused           a name that could lead out of the registry
-    ├── VersionMissing        there is no such version
-    ├── VersionTaken          somebody else has just published it
-    └── VersionRefused        something in it is not as it must be: `file`, `rule`, `value`
+What can go wrong is in `registry_manifest`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import safetensors.numpy
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from safetensors import SafetensorError
 
-from streamrank.edges.folders import MARK, Folders, folders
+from streamrank.edges import registry_manifest
 from streamrank.edges.onnxruntime import ModelRefused, OnnxScorer, Provider, ScoringFailed
-from streamrank.errors import StreamRankError
+from streamrank.edges.registry_folders import MARK, Folders, folders
+from streamrank.edges.registry_manifest import (
+    VERSION,
+    File,
+    Manifest,
+    NameRefused,
+    RegistryError,
+    RegistryUnusable,
+    VersionMissing,
+    VersionRefused,
+    VersionTaken,
+    stamp,
+)
 from streamrank.features.inputs import Array, Inputs
-from streamrank.features.schema import Schema, decode_schema
+from streamrank.features.schema import Schema
+
+__all__ = [
+    "Exported",
+    "Manifest",
+    "NameRefused",
+    "RegistryError",
+    "RegistryUnusable",
+    "VersionMissing",
+    "VersionRefused",
+    "VersionTaken",
+    "latest",
+    "load",
+    "manifest",
+    "publish",
+    "retain",
+    "versions",
+    "weights",
+]
 
 log = logging.getLogger(__name__)
 
@@ -51,94 +74,6 @@ LEFTOVER = timedelta(days=1)
 """What a writer began so long ago, it will not finish."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_VERSION = re.compile(r"\d{8}T\d{12}Z-[0-9a-f]{8}")
-Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class RegistryError(StreamRankError):
-    """Something is wrong with the registry or with a version in it."""
-
-
-class RegistryUnusable(RegistryError):
-    """The registry cannot be read or written."""
-
-
-class NameRefused(RegistryError):
-    """A model's or version's name that could lead out of the registry."""
-
-
-class VersionMissing(RegistryError):
-    """There is no such version."""
-
-
-class VersionTaken(RegistryError):
-    """Somebody else has just published it."""
-
-
-class VersionRefused(RegistryError):
-    """Something in a version is not as it must be.
-
-    Args:
-        version: Which one.
-        file: In which of its files.
-        rule: What must be.
-        value: What is instead.
-    """
-
-    def __init__(self, version: str, file: str, rule: str, value: object) -> None:
-        super().__init__(f"version {version or '(new)'}: {file}: {rule}, got {value}")
-        self.version, self.file, self.rule, self.value = version, file, rule, value
-
-
-class File(BaseModel):
-    """What a file of a version must be."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    sha256: Hash
-    size: Annotated[int, Field(ge=0)]
-
-
-class Manifest(BaseModel):
-    """What a version is.
-
-    Attributes:
-        format: Which layout the folder has.
-        name: The model.
-        version: The folder's name.
-        created: When it was published.
-        parent: The version that it learned on from.
-        feature_schema: `Schema.encode` of what its features are made of.
-        features: `features.inputs.digest` of that schema.
-        heads: What each score means, the label first.
-        metrics: How it did on lists that it had not learned from.
-        gate: The verdict that let it through.
-        rejected: Why it must not serve; it is kept for those who ask.
-        lists_seen: Lists that it learned from, its ancestors' included.
-        offsets: How far it had read, by `topic[partition]`.
-        files: The rest of the folder.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    format: Literal[1] = 1
-    name: str
-    version: str
-    created: AwareDatetime
-    parent: str | None = None
-    feature_schema: str
-    features: str
-    heads: Annotated[tuple[str, ...], Field(min_length=1)]
-    metrics: dict[str, JsonValue] = {}
-    gate: dict[str, JsonValue] | None = None
-    rejected: str | None = None
-    lists_seen: Annotated[int, Field(ge=0)] = 0
-    offsets: dict[str, int] = {}
-    files: dict[str, File]
-
-    def schema_used(self) -> Schema:
-        """Return what its features are made of."""
-        return decode_schema(self.feature_schema)
 
 
 class Exported(Protocol):
@@ -210,7 +145,6 @@ def publish(
     shelf = _shelf(root, name)
     files = _files(exported)
     record = {
-        "format": 1,
         "name": name,
         "parent": parent,
         "feature_schema": schema.encode(),
@@ -221,14 +155,11 @@ def publish(
         "rejected": rejected,
         "lists_seen": lists_seen,
         "offsets": dict(offsets or {}),
-        "files": {
-            file: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
-            for file, content in sorted(files.items())
-        },
+        "files": _entries(files),
     }
     with _usable(root):
-        shelf.sweep(f"{now - LEFTOVER:%Y%m%dT%H%M%S%f}Z")
-        manifest = _named(record, _after(shelf, now))
+        shelf.sweep(stamp(now - LEFTOVER))
+        manifest = registry_manifest.seal(record, _after(shelf, now))
         _verified(manifest, files.__getitem__, provider="cpu", threads=1)
         _put(shelf, manifest, files)
     return manifest
@@ -246,6 +177,13 @@ def _files(exported: Exported) -> dict[str, bytes]:
     }
 
 
+def _entries(files: Mapping[str, bytes]) -> dict[str, File]:
+    return {
+        file: File(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+        for file, content in sorted(files.items())
+    }
+
+
 def _safetensors(arrays: Mapping[str, Array]) -> bytes:
     return safetensors.numpy.save(
         {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -254,30 +192,8 @@ def _safetensors(arrays: Mapping[str, Array]) -> bytes:
 
 def _after(shelf: Folders, now: datetime) -> datetime:
     """Return the time, moved on where a clock that went back would hide the new version."""
-    names = _versions(shelf)
-    if not names:
-        return now.astimezone(UTC)
-    newest = datetime.strptime(names[-1].partition("-")[0], "%Y%m%dT%H%M%S%f%z")
-    return max(now.astimezone(UTC), newest + timedelta(microseconds=1))
-
-
-def _named(record: Mapping[str, Any], created: datetime) -> Manifest:
-    whole = {**record, "created": created.isoformat().replace("+00:00", "Z")}
-    try:
-        text = json.dumps(whole | {"version": _version(created, _digest(whole))}, allow_nan=False)
-        return Manifest.model_validate_json(text)
-    except ValueError as error:
-        raise VersionRefused("", MARK, "must hold finite numbers and plain values", error) from None
-
-
-def _version(created: datetime, digest: str) -> str:
-    return f"{created:%Y%m%dT%H%M%S%f}Z-{digest[:8]}"
-
-
-def _digest(record: Mapping[str, Any]) -> str:
-    """Hash a manifest as it is written, all but its version."""
-    rest = {key: value for key, value in record.items() if key != "version"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    times = [registry_manifest.moment(version) for version in _versions(shelf)[-1:]]
+    return max([now.astimezone(UTC), *(time + timedelta(microseconds=1) for time in times)])
 
 
 def _put(shelf: Folders, manifest: Manifest, files: Mapping[str, bytes]) -> None:
@@ -308,7 +224,7 @@ def retain(
         raise ValueError(f"keep must be at least 1, got {keep}")
     shelf = _shelf(root, name)
     with _usable(root):
-        shelf.sweep(f"{now - LEFTOVER:%Y%m%dT%H%M%S%f}Z")
+        shelf.sweep(stamp(now - LEFTOVER))
         known = _versions(shelf)
         spared = set(known[-keep:]) | {*serving, latest(root, name)}
         spared |= {one.parent for one in versions(root, name) if one.version in spared - {None}}
@@ -325,7 +241,7 @@ def versions(root: str | Path, name: str) -> list[Manifest]:
     """Return every version that can be read, the oldest first, the rejected among them."""
     shelf = _shelf(root, name)
     with _usable(root):
-        found = [_readable(shelf, version) for version in _versions(shelf)]
+        found = [_readable(shelf, name, version) for version in _versions(shelf)]
     return [manifest for manifest in found if manifest is not None]
 
 
@@ -334,7 +250,7 @@ def latest(root: str | Path, name: str) -> str | None:
     shelf = _shelf(root, name)
     with _usable(root):
         for version in reversed(_versions(shelf)):
-            manifest = _readable(shelf, version)
+            manifest = _readable(shelf, name, version)
             if manifest is not None and manifest.rejected is None:
                 return version
     return None
@@ -399,9 +315,9 @@ def weights(root: str | Path, name: str, version: str) -> dict[str, Array]:
     return _arrays(version, WEIGHTS, content)
 
 
-def _readable(shelf: Folders, version: str) -> Manifest | None:
+def _readable(shelf: Folders, name: str, version: str) -> Manifest | None:
     try:
-        return _manifest(shelf, None, version)
+        return _manifest(shelf, name, version)
     except VersionMissing:  # removed since it was listed
         return None
     except VersionRefused as error:
@@ -409,30 +325,17 @@ def _readable(shelf: Folders, version: str) -> Manifest | None:
         return None
 
 
-def _manifest(shelf: Folders, name: str | None, version: str) -> Manifest:
-    if not _VERSION.fullmatch(version):
+def _manifest(shelf: Folders, name: str, version: str) -> Manifest:
+    if not VERSION.fullmatch(version):
         raise NameRefused(f"version must be like 20260102T030405000000Z-0123abcd, got {version!r}")
     try:
         text = shelf.read(version, MARK)
     except (FileNotFoundError, NotADirectoryError):
         raise VersionMissing(f"there is no version {version} of {name}") from None
-    try:
-        found = Manifest.model_validate_json(text)
-    except ValidationError as error:
-        raise VersionRefused(version, MARK, "must be a manifest", _faults(error)) from None
-    named = _version(found.created.astimezone(UTC), _digest(json.loads(text)))
-    if not version == found.version == named:
-        raise VersionRefused(version, MARK, f"must hash to {version}", named)
-    if name is not None and found.name != name:
+    found = registry_manifest.read(version, text)
+    if found.name != name:
         raise VersionRefused(version, MARK, f"must be of {name}", found.name)
     return found
-
-
-def _faults(error: ValidationError) -> str:
-    return "; ".join(
-        f"{'.'.join(map(str, one['loc']))}: {one['msg']}"
-        for one in error.errors(include_url=False, include_input=False)
-    )
 
 
 def _verified(
@@ -503,7 +406,7 @@ def _shelf(root: str | Path, name: str) -> Folders:
 
 
 def _versions(shelf: Folders) -> list[str]:
-    return [name for name in shelf.names() if _VERSION.fullmatch(name)]
+    return [name for name in shelf.names() if VERSION.fullmatch(name)]
 
 
 def _reader(shelf: Folders, version: str) -> Callable[[str], bytes]:
