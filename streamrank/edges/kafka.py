@@ -1,0 +1,49 @@
+"""Kafka: topics into a flow and out of it, with nothing lost and nothing counted twice.
+
+Sources resume from the offsets in their snapshots and stop loudly where one is gone
+(`kafka_source`). Sinks check every delivery report and leave out what a crash made them write
+before (`kafka_sink`).
+"""
+
+from __future__ import annotations
+
+from streamrank.edges.kafka_client import (
+    Broker,
+    Connection,
+    Incoming,
+    Outgoing,
+    Reader,
+    connection,
+)
+from streamrank.edges.kafka_errors import (
+    BrokerUnreachable,
+    ConnectionIncomplete,
+    DeliveryFailed,
+    KafkaError,
+    OffsetGone,
+    ReadFailed,
+    TopicMissing,
+    TopicsRefused,
+)
+from streamrank.edges.kafka_sink import KafkaSink
+from streamrank.edges.kafka_source import STOPPING, KafkaSource
+
+__all__ = [
+    "STOPPING",
+    "Broker",
+    "BrokerUnreachable",
+    "Connection",
+    "ConnectionIncomplete",
+    "DeliveryFailed",
+    "Incoming",
+    "KafkaError",
+    "KafkaSink",
+    "KafkaSource",
+    "OffsetGone",
+    "Outgoing",
+    "ReadFailed",
+    "Reader",
+    "TopicMissing",
+    "TopicsRefused",
+    "connection",
+]

@@ -1,0 +1,233 @@
+"""A Bytewax source that reads topics from where its snapshot says, and never from elsewhere.
+
+Bytewax asks each partition of a worker in turn, a thousand times a second while nothing comes.
+All of them share one consumer, and the first that is asked in a sweep polls it for all without
+waiting: an idle partition costs a look into an empty list.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Literal
+
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import KafkaError as Code
+
+from streamrank.edges.kafka_client import (
+    BATCH,
+    Broker,
+    Incoming,
+    Settings,
+    as_incoming,
+    failed,
+    for_consumer,
+    gone,
+    note,
+    noted,
+    span,
+)
+
+log = logging.getLogger(__name__)
+STOPPING = threading.Event()
+"""Once set, every source of this process ends, and its flow drains."""
+MOST_HELD = 8 * BATCH
+"""Records held for partitions that Bytewax lets wait for the end of an epoch."""
+SWEEP = 0.0005
+"""Seconds within which a poll that found nothing stands for all partitions of a worker."""
+BEGIN = "begin"
+"""Noted beside a committed offset at which a group began and no snapshot was completed yet."""
+Where = tuple[str, int]
+Start = Literal["earliest", "latest"]
+
+
+class KafkaSource(FixedPartitionedSource[Incoming, int]):
+    """Records of topics, each partition from the offset in its snapshot.
+
+    Without a snapshot a partition goes on where its group was, and a group that never read it
+    begins at `start`, which is made an offset and committed before the first record is read. So
+    a crash before the first snapshot loses nothing either. Progress is committed to the group
+    when a snapshot is complete, never ahead of it, so lag tools show what is really done.
+
+    Args:
+        connection: librdkafka's settings.
+        topics: What to read; all must exist.
+        group: Whose progress this is.
+        start: Where a new group begins.
+        fetch_wait: How long a broker may hold back an answer that has no record.
+    """
+
+    def __init__(
+        self,
+        connection: Settings,
+        topics: Sequence[str],
+        *,
+        group: str,
+        start: Start = "earliest",
+        fetch_wait: timedelta = timedelta(milliseconds=50),
+    ) -> None:
+        wait = max(1, round(fetch_wait.total_seconds() * 1000))
+        self._connection = connection
+        self._topics = tuple(topics)
+        self._start: Start = start
+        self._consumer = for_consumer(connection, group, wait) | {"on_commit": _committed}
+        self._workers = threading.local()
+
+    def list_parts(self) -> list[str]:
+        """Return one key per partition, like `events[3]`.
+
+        Raises:
+            BrokerUnreachable: Nobody answers.
+            TopicMissing: A topic is not on the broker.
+        """
+        counts = Broker(self._connection).partitions(self._topics)
+        return [f"{topic}[{index}]" for topic, count in counts.items() for index in range(count)]
+
+    def build_part(
+        self, step_id: str, for_part: str, resume_state: int | None
+    ) -> StatefulSourcePartition[Incoming, int]:
+        """Open a partition at its offset.
+
+        Raises:
+            OffsetGone: The broker no longer holds it.
+        """
+        topic, _, index = for_part.removesuffix("]").partition("[")
+        where = topic, int(index)
+        feed: _Feed | None = getattr(self._workers, "feed", None)
+        if feed is None or where in feed.waiting or feed.closed:
+            feed = self._workers.feed = _Feed(Consumer(self._consumer))
+        feed.open(where, resume_state, self._start)
+        return _Partition(feed, where)
+
+
+def _committed(error: Code | None, partitions: list[TopicPartition]) -> None:
+    # For show alone: the snapshots know better. The next commit makes up for it.
+    if error is not None:
+        log.warning("kafka: progress was not committed: %s", error.str())
+
+
+class _Feed:
+    """The consumer of one worker thread, and what it holds for each partition."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self.consumer = consumer
+        self.waiting: dict[Where, list[Incoming]] = {}
+        self.position: dict[Where, int] = {}
+        self.closed = False
+        self._held = 0
+        self._looked = 0.0
+        self._opened: list[TopicPartition] = []
+        self._snapshots: dict[Where, int] = {}
+        self._complete: dict[Where, int] = {}
+        self._shown: dict[Where, int] = {}
+
+    # --- where to begin -------------------------------------------------------------------
+
+    def open(self, where: Where, saved: int | None, start: Start) -> None:
+        low, high = span(self.consumer, *where)
+        offset = self._begin(where, start, low, high) if saved is None else saved
+        if not low <= offset <= high:
+            raise gone(*where, offset, low, high)
+        self._opened.append(TopicPartition(*where, offset))
+        self.waiting[where] = []
+        self.position[where] = offset
+
+    def _begin(self, where: Where, start: Start, low: int, high: int) -> int:
+        topic, index = where
+        known = noted(self.consumer, [TopicPartition(topic, other) for other in range(index + 1)])
+        if known[index].offset >= 0:
+            log.info("%s[%s]: no snapshot, on from %s", topic, index, known[index].offset)
+            return known[index].offset
+        # A partition that was added to a topic the group reads: all of it is new.
+        added = any(one.offset >= 0 and one.metadata != BEGIN for one in known)
+        offset = high if start == "latest" and not added else low
+        note(self.consumer, TopicPartition(topic, index, offset, BEGIN))
+        return offset
+
+    # --- reading --------------------------------------------------------------------------
+
+    def take(self, where: Where) -> list[Incoming]:
+        if where in self._snapshots:
+            # Bytewax asks again only once every output has finished the epoch before.
+            self._complete[where] = self._snapshots.pop(where)
+        held = self.waiting[where]
+        if not held and self._held < MOST_HELD:
+            self._poll()
+            held = self.waiting[where]
+        if held:
+            self.waiting[where] = []
+            self._held -= len(held)
+            self.position[where] = held[-1].offset + 1
+        return held
+
+    def _poll(self) -> None:
+        now = time.monotonic()
+        if now - self._looked < SWEEP:
+            return
+        if self._opened:
+            self.consumer.incremental_assign(self._opened)
+            self._opened = []
+        if self._complete:
+            self._commit()
+        messages = self.consumer.consume(BATCH, 0)
+        if not messages:
+            self._looked = now
+            return
+        received = time.time() * 1000
+        waiting = self.waiting
+        for message in messages:
+            if message.error() is not None:
+                where = message.topic() or "?", message.partition() or 0
+                error = failed(self.consumer, message, self.position.get(where, -1))
+                if error is not None:
+                    raise error
+                continue
+            record = as_incoming(message, received)
+            held = waiting.get((record.topic, record.partition))
+            if held is not None:
+                held.append(record)
+                self._held += 1
+
+    # --- progress -------------------------------------------------------------------------
+
+    def snapshot(self, where: Where) -> int:
+        self._snapshots[where] = self.position[where]
+        return self.position[where]
+
+    def _commit(self) -> None:
+        news = {w: at for w, at in self._complete.items() if self._shown.get(w) != at}
+        self._complete = {}
+        if news:
+            self._shown |= news
+            offsets = [TopicPartition(*where, at) for where, at in news.items()]
+            self.consumer.commit(offsets=offsets, asynchronous=True)
+
+    def close(self, where: Where) -> None:
+        self._held -= len(self.waiting.pop(where, []))
+        if not self.waiting and not self.closed:
+            self.closed = True
+            self._commit()
+            self.consumer.close()
+
+
+class _Partition(StatefulSourcePartition[Incoming, int]):
+    """One partition: its share of the feed, and where it is."""
+
+    def __init__(self, feed: _Feed, where: Where) -> None:
+        self._feed = feed
+        self._where = where
+
+    def next_batch(self) -> list[Incoming]:
+        if STOPPING.is_set():
+            raise StopIteration
+        return self._feed.take(self._where)
+
+    def snapshot(self) -> int:
+        return self._feed.snapshot(self._where)
+
+    def close(self) -> None:
+        self._feed.close(self._where)

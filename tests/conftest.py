@@ -1,0 +1,77 @@
+"""Fixtures that start real services, once a session and only when a test asks for one.
+
+A service that is not installed skips its tests and says how to get it; with
+STREAMRANK_REQUIRE_SERVICES=1 it fails them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from streamrank.edges.broker import EmbeddedBroker
+from streamrank.edges.kafka import STOPPING
+from tests.services import Kafka, Missing, Redis, Topics
+
+S = TypeVar("S", Kafka, Redis)
+
+
+def _started(make: Callable[[], S]) -> S:
+    try:
+        service = make()
+    except Missing as missing:
+        if os.environ.get("STREAMRANK_REQUIRE_SERVICES") == "1":
+            pytest.fail(f"STREAMRANK_REQUIRE_SERVICES=1 and {missing}")
+        pytest.skip(str(missing))
+    service.start()
+    return service
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of an Apache Kafka that all tests share: use names of your own (`topics`)."""
+    kafka = _started(lambda: Kafka(tmp_path_factory.mktemp("kafka")))
+    yield kafka.bootstrap
+    kafka.stop()
+
+
+@pytest.fixture
+def private_kafka(tmp_path: Path) -> Iterator[Kafka]:
+    """An Apache Kafka of one test, which may stop it and start it again."""
+    folder = tmp_path / "kafka"
+    folder.mkdir()
+    kafka = _started(lambda: Kafka(folder))
+    yield kafka
+    kafka.stop(kill=True)
+
+
+@pytest.fixture(scope="session")
+def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`127.0.0.1:port` of a Redis that all tests share."""
+    redis = _started(lambda: Redis(tmp_path_factory.mktemp("redis")))
+    yield redis.address
+    redis.stop()
+
+
+@pytest.fixture(scope="session")
+def topics(kafka_bootstrap: str) -> Topics:
+    """Makes topics of one's own on the shared Apache Kafka, writes and reads them."""
+    return Topics(kafka_bootstrap)
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Iterator[Topics]:
+    """The same on an embedded broker: quick, and no proof of delivery."""
+    with EmbeddedBroker() as broker:
+        yield Topics(broker.bootstrap, embedded=True)
+
+
+@pytest.fixture
+def stopping() -> Iterator[Callable[[], None]]:
+    """What a signal does to the sources of this process; undone after the test."""
+    yield STOPPING.set
+    STOPPING.clear()

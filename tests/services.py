@@ -1,0 +1,298 @@
+"""The real services that integration tests run against: Apache Kafka and Redis, on loopback.
+
+    python tests/services.py install     # fetch Kafka's jars into .cache/kafka/libs (Java, Maven)
+
+Each service runs on free ports and keeps its data in a folder of its own.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, NewTopic
+
+ROOT = Path(__file__).parents[1]
+POM = Path(__file__).with_name("pom.xml")
+LIBRARIES = ROOT / ".cache" / "kafka" / "libs"
+CLUSTER_ID = "MkU3OEVBNTcwNTJENDM2Qk"
+PATIENCE = 60.0
+"""Seconds that a service gets to answer after its start."""
+
+
+class Missing(Exception):
+    """A service is not installed; the text says how to get it."""
+
+
+class NotStarted(Exception):
+    """A service is installed and did not come up; the text holds the end of its log."""
+
+
+def install() -> None:
+    """Fetch Apache Kafka from Maven Central; a second call takes seconds."""
+    goal = ["dependency:copy-dependencies", "-DincludeScope=runtime"]
+    subprocess.run(
+        ["mvn", "-q", "-B", "-f", str(POM), *goal, f"-DoutputDirectory={LIBRARIES}"], check=True
+    )
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody uses."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def until(condition: Callable[[], bool], within: float, what: str) -> None:
+    """Wait for a condition.
+
+    Raises:
+        TimeoutError: It did not come true in time.
+    """
+    deadline = time.monotonic() + within
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {within:.0f} s")
+        time.sleep(0.02)
+
+
+@dataclass
+class _Service:
+    """A process that is started, asked until it answers, and stopped."""
+
+    folder: Path
+    name: str = ""
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"{self.name}.log"
+
+    def launch(self, command: list[str], answers: Callable[[], bool]) -> None:
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(
+                command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            )
+        deadline = time.monotonic() + PATIENCE
+        while not answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                end = self.log.read_text(errors="replace")[-2000:]
+                raise NotStarted(f"{self.name} did not start:\n{end}")
+            time.sleep(0.05)
+
+    def stop(self, *, kill: bool = False) -> None:
+        """End the process; `kill` gives it no time to say good-bye."""
+        if self.process is None:
+            return
+        if kill:
+            self.process.kill()
+        else:
+            self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+
+
+SERVER_PROPERTIES = """
+process.roles=broker,controller
+node.id=1
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+controller.quorum.bootstrap.servers=127.0.0.1:{controller}
+log.dirs={folder}/data
+auto.create.topics.enable={auto_create}
+num.partitions=1
+offsets.topic.num.partitions=4
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+log.retention.check.interval.ms=500
+log.initial.task.delay.ms=500
+"""
+
+
+@dataclass
+class Kafka(_Service):
+    """Apache Kafka: broker and controller in one process."""
+
+    name: str = "kafka"
+    auto_create: bool = True
+    """As brokers come out of the box: a careless client makes topics by asking for them."""
+
+    def __post_init__(self) -> None:
+        if shutil.which("java") is None or not any(LIBRARIES.glob("kafka_2.13-*.jar")):
+            raise Missing(
+                "Apache Kafka is not installed: with Java 17 and Maven, "
+                "run `python tests/services.py install`"
+            )
+        self.port, controller = free_port(), free_port()
+        properties = SERVER_PROPERTIES.format(
+            port=self.port,
+            controller=controller,
+            folder=self.folder,
+            auto_create=str(self.auto_create).lower(),
+        )
+        (self.folder / "server.properties").write_text(properties)
+        self._java("kafka.tools.StorageTool", "format", "--standalone", "-t", CLUSTER_ID, "-c")
+
+    @property
+    def bootstrap(self) -> str:
+        """Address for `bootstrap.servers`."""
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start, or start again on the same data."""
+        command = ["java", "-Xmx512m", "-Xms256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+        command += ["-cp", f"{LIBRARIES}/*", "kafka.Kafka", "server.properties"]
+        self.launch(command, self._answers)
+
+    def _java(self, *arguments: str) -> None:
+        command = ["java", "-cp", f"{LIBRARIES}/*", *arguments, "server.properties"]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, check=False)
+        if done.returncode:
+            raise NotStarted(f"{arguments[0]} failed:\n{done.stdout.decode()[-2000:]}")
+
+    def _answers(self) -> bool:
+        client = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        try:
+            return bool(client.list_topics(timeout=2).brokers)
+        except KafkaException:
+            return False
+
+
+@dataclass
+class Redis(_Service):
+    """A Redis server that keeps nothing on disk."""
+
+    name: str = "redis"
+
+    def __post_init__(self) -> None:
+        if shutil.which("redis-server") is None:
+            raise Missing("Redis is not installed: `apt-get install redis-server`")
+        self.port = free_port()
+
+    @property
+    def address(self) -> str:
+        """`host:port`."""
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it."""
+        command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port)]
+        self.launch([*command, "--save", "", "--appendonly", "no"], self._answers)
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as client:
+                client.sendall(b"PING\r\n")
+                return client.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+
+@dataclass
+class Topics:
+    """Topics with names of their own on a broker: made, written and read."""
+
+    bootstrap: str
+    embedded: bool = False
+
+    @property
+    def connection(self) -> dict[str, str | int]:
+        """librdkafka's settings for it."""
+        return {"bootstrap.servers": self.bootstrap, "message.timeout.ms": 30_000}
+
+    def new(self, name: str = "topic", partitions: int = 4, **config: str) -> str:
+        """Make a topic; keys of `config` are the broker's, with `_` for `.`."""
+        full = f"{name}-{uuid4().hex[:8]}"
+        client = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 2})
+        if self.embedded:
+            client.list_topics(full, timeout=10)
+            return full
+        dotted = {key.replace("_", "."): value for key, value in config.items()}
+        topic = NewTopic(full, partitions, 1, config=dotted)
+        client.create_topics([topic])[full].result(30)
+        until(lambda: full in client.list_topics(timeout=10).topics, 10, f"{full} appears")
+        return full
+
+    def write(
+        self, topic: str, values: Iterable[bytes], *, partition: int = -1, key: str | None = None
+    ) -> None:
+        """Write records and wait until all are acknowledged."""
+        refused: list[str] = []
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            if error is not None:
+                refused.append(error.str())
+
+        producer = Producer(self.connection | {"log_level": 2, "linger.ms": 1})
+        for value in values:
+            while True:
+                try:
+                    producer.produce(topic, value, key, partition, on_delivery=delivered)
+                    break
+                except BufferError:
+                    producer.poll(0.1)
+            producer.poll(0)
+        producer.flush(30)
+        if refused:
+            raise AssertionError(f"{len(refused)} records refused: {refused[0]}")
+
+    def read(self, topic: str, count: int | None = None, within: float = 20.0) -> list[Message]:
+        """Read a topic from its start: `count` records at least, or what is there now."""
+        consumer = Consumer(
+            self.connection | {"group.id": uuid4().hex, "log_level": 2, "fetch.wait.max.ms": 5}
+        )
+        ends = {}
+        for partition in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
+            one = TopicPartition(topic, partition)
+            ends[partition] = consumer.get_watermark_offsets(one, timeout=10) or (0, 0)
+        consumer.assign([TopicPartition(topic, p, low) for p, (low, _) in ends.items()])
+        wanted = sum(high - low for low, high in ends.values()) if count is None else count
+        found: list[Message] = []
+        deadline = time.monotonic() + within
+        while len(found) < wanted and time.monotonic() < deadline:
+            found += [one for one in consumer.consume(1000, 0.05) if one.error() is None]
+        consumer.close()
+        return found
+
+    def values(self, topic: str, count: int | None = None, within: float = 20.0) -> list[bytes]:
+        """Return what `read` finds, as payloads."""
+        return [message.value() or b"" for message in self.read(topic, count, within)]
+
+    def committed(self, group: str, topic: str, partition: int = 0) -> int:
+        """Return the offset that a group committed, -1 or less for none."""
+        consumer = Consumer(self.connection | {"group.id": group, "log_level": 2})
+        [found] = consumer.committed([TopicPartition(topic, partition)], timeout=10)
+        consumer.close()
+        return found.offset
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["install"]:
+        sys.exit(__doc__)
+    install()
