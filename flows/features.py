@@ -67,7 +67,7 @@ def build(
     popular_step = partial(steps.count_popular, plan)
     popular = operators.keep("popular", as_one, Popular, popular_step, ttl, now)
     best = op.map("best", op.key_rm("popular_rows", popular), lambda row: [row])
-    op.flat_map_batch("store_popular", best, partial(steps.store_rows, store))
+    op.output("store_popular", best, operators.StoreSink(store))
 
     late = op.filter_map("late", skipped, lambda skip: steps.too_late(plan, skip, now()))
     letters = op.map("letters", op.merge("dead", decoded.errs, late), steps.letter_record)

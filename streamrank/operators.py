@@ -10,10 +10,11 @@ from typing import Any, Generic, TypeVar
 import bytewax.operators as op
 from bytewax.dataflow import Stream, operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic
+from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
 from streamrank import steps
 from streamrank.edges.kafka import Incoming
-from streamrank.edges.store import Row
+from streamrank.edges.store import FeatureStore, Row
 from streamrank.events import DeadLetter
 from streamrank.steps import Decoder, Read
 
@@ -115,6 +116,32 @@ def keep(
     return op.stateful_batch(
         "keep", up, lambda saved: _Keeper(empty() if saved is None else saved, advance, ttl, now)
     )
+
+
+@dataclass
+class _StorePartition(StatelessSinkPartition[list[Row]]):
+    store: FeatureStore
+
+    def write_batch(self, items: list[list[Row]]) -> None:
+        steps.store_rows(self.store, items)
+
+    def close(self) -> None:
+        self.store.flush()
+
+
+@dataclass
+class StoreSink(DynamicSink[list[Row]]):
+    """Writes the last rows of a flow to the store; whatever waits in it is flushed at the end.
+
+    A flow is over, and an epoch done, when its outputs say so: a branch that ends in a plain
+    step would be cut off with what it holds.
+    """
+
+    store: FeatureStore
+
+    def build(self, step_id: str, worker_index: int, worker_count: int) -> _StorePartition:
+        """Return this worker's part."""
+        return _StorePartition(self.store)
 
 
 @dataclass

@@ -51,6 +51,10 @@ class CachedStore:
             for row in rows:
                 self._known.pop((row.view, row.key), None)
 
+    def flush(self) -> None:
+        """Flush the store behind."""
+        self._store.flush()
+
     def read(self, view: View, keys: Sequence[str], at: int) -> list[Values | None]:
         """Return the values by key, `None` where missing or, at `at` (ms), past their TTL."""
         return fresh(self.rows(view, keys), at, self.ttl)

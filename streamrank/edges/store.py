@@ -76,6 +76,9 @@ class FeatureStore(Protocol):
     def read(self, view: View, keys: Sequence[str], at: int) -> list[Values | None]:
         """Return the values by key, `None` where missing or, at `at` (ms), past their TTL."""
 
+    def flush(self) -> None:
+        """Put what still waits in memory to where it lasts."""
+
 
 class RowStore(FeatureStore, Protocol):
     """A store that also gives out whole rows, for `edges.cache.CachedStore`."""
@@ -115,6 +118,9 @@ class MemoryStore:
     def rows(self, view: View, keys: Sequence[str]) -> list[Row | None]:
         """Return the newest rows by key, however old, `None` where there is none."""
         return [self._rows.get((view, key)) for key in keys]
+
+    def flush(self) -> None:
+        """Nothing waits here."""
 
 
 Kinds = Mapping[View, Mapping[str, FieldKind]]

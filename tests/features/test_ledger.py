@@ -1,0 +1,32 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamrank.features.ledger import Ledger, admit
+
+events = st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 100)), max_size=40)
+
+
+@given(events)
+def test_an_id_never_counts_twice_within_the_lateness(deeds: list[tuple[str, int]]) -> None:
+    ledger, counted = Ledger(), []
+    for event_id, at in deeds:
+        ledger, verdict = admit(ledger, event_id, at, 10)
+        if verdict == "new":
+            assert not any(known == event_id and ledger.newest - 10 <= t for known, t in counted)
+            counted.append((event_id, at))
+
+
+@given(events)
+def test_what_is_remembered_is_within_the_lateness_of_the_newest(
+    deeds: list[tuple[str, int]],
+) -> None:
+    ledger = Ledger()
+    for event_id, at in deeds:
+        ledger, _ = admit(ledger, event_id, at, 10)
+        assert all(seen >= ledger.newest - 10 for seen in ledger.ids.values())
+
+
+def test_an_event_on_the_border_counts_and_one_before_it_is_late() -> None:
+    ledger, _ = admit(Ledger(), "a", 1_000, 100)
+    assert admit(ledger, "b", 900, 100)[1] == "new"
+    assert admit(ledger, "b", 899, 100) == (ledger, "late")
