@@ -296,6 +296,15 @@ def test_nor_is_it_published_in_the_first_place(
     assert registry.versions(root, "ranker") == []
 
 
+def test_a_probe_may_be_off_by_what_another_processor_rounds_and_not_by_more(root: Root) -> None:
+    model = a_model()
+    near = forge(root, model.but(expected=model.expected + np.float32(5e-4)))
+    assert load(root, near).version == near
+    far = forge(root, model.but(expected=model.expected * np.float32(1.01)))
+    with pytest.raises(VersionRefused, match=r"scores must be as expected to 0\.001, got a diff"):
+        load(root, far)
+
+
 def test_weights_and_metrics_that_are_not_finite_are_not_published(tmp_path: Path) -> None:
     with pytest.raises(VersionRefused, match=r"weights.safetensors: embed must be finite"):
         publish(tmp_path, a_model().but(weights={"embed": NAN}))
