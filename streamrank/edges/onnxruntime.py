@@ -36,7 +36,7 @@ Provider = Literal["auto", "cpu", "cuda"]
 OUTPUT = "scores"
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _SMALLEST_CLASS = 32
-_MOST_CELLS = 16_384
+_MOST_CELLS = 4_096
 """Candidates in one run, padding included: it bounds the memory of the activations."""
 
 
@@ -156,7 +156,7 @@ def groups(sizes: Sequence[int]) -> list[list[int]]:
     """Say which lists to run together.
 
     Lists of up to 32 candidates share their runs, then those of up to 64, 128 and so on: what is
-    padded at most doubles the work.  No run has more than 16,384 candidates, but a longer list.
+    padded at most doubles the work.  No run has more than 4,096 candidates, but a longer list.
 
     Args:
         sizes: Candidates of each list.
