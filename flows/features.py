@@ -1,7 +1,7 @@
 """The features flow: events in, windows and fields of users and items into the store.
 
-    events, rankings ─▶ decode ─▶ count users ─▶ count items ─▶ latest ─▶ store ─▶ popular ─▶ store
-                          └──▶ dead letters ◀── too late
+events, rankings ─▶ decode ─▶ count users ─▶ count items ─▶ latest ─▶ store ─▶ popular ─▶ store
+└──▶ dead letters ◀── too late
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The rank flow: events and requests in, ranked lists out.
 
-    events, requests ─▶ decode ─▶ track users ─▶ retrieve ─▶ enrich ─▶ score ─┬▶ rank ─▶ rankings
-                          └──▶ dead letters                                   └▶ served
+events, requests ─▶ decode ─▶ track users ─▶ retrieve ─▶ enrich ─▶ score ─┬▶ rank ─▶ rankings
+└──▶ dead letters                                   └▶ served
 """
 
 from __future__ import annotations

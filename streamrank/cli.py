@@ -40,7 +40,8 @@ ReportOption = Annotated[
     Path | None, typer.Option("--report", help="Where the report goes, as JSON; else stdout.")
 ]
 RegistryOption = Annotated[
-    Path | None, typer.Option("--registry", help="Folder of the versions; else as the settings say.")
+    Path | None,
+    typer.Option("--registry", help="Where the versions are; else as the settings say."),
 ]
 
 
@@ -58,16 +59,20 @@ def _main(
     if version:
         typer.echo(__version__)
         raise typer.Exit
-    logging.basicConfig(
-        level=os.environ.get("STREAMRANK_LOG", "INFO"),
-        format="%(message)s",
-        handlers=[RichHandler(console=people, show_path=False)]
-        if people.is_terminal
-        else [_plain_handler()],
-    )
+    _log_to_people()
 
 
-def _plain_handler() -> logging.Handler:
+def _log_to_people() -> None:
+    """Log our own lines to stderr, and of the libraries only what is wrong."""
+    handler = RichHandler(console=people, show_path=False) if people.is_terminal else _plain()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    level = os.environ.get("STREAMRANK_LOG", "INFO").upper()
+    if level not in logging.getLevelNamesMapping():
+        raise typer.BadParameter(f"STREAMRANK_LOG must be a level like INFO, got {level!r}")
+    logging.getLogger("streamrank").setLevel(level)
+
+
+def _plain() -> logging.Handler:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     return handler
@@ -76,10 +81,12 @@ def _plain_handler() -> logging.Handler:
 @app.command()
 def init(
     events: EventsOption,
-    settings_file: Annotated[
-        Path, typer.Option("--settings", help="The file to write.")
-    ] = Path("streamrank.toml"),
-    label: Annotated[str | None, typer.Option(help="The interaction type that is feedback.")] = None,
+    settings_file: Annotated[Path, typer.Option("--settings", help="The file to write.")] = Path(
+        "streamrank.toml"
+    ),
+    label: Annotated[
+        str | None, typer.Option(help="The interaction type that is feedback.")
+    ] = None,
     conversion: Annotated[str | None, typer.Option(help="The rarer, later feedback.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
 ) -> None:

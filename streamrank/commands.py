@@ -66,8 +66,8 @@ def replay(
     Raises:
         StreamRankError: The log or the settings cannot be read, or nothing can be learned.
     """
+    from streamrank import deployment, versions
     from streamrank import replay as replaying
-    from streamrank import versions
 
     started, now = time.monotonic(), datetime.now(UTC)
     known = _settings(settings_file, events, console)
@@ -82,7 +82,7 @@ def replay(
             known,
             found,
             learn_until,
-            replaying.lane_of(known, versions.serving(known), now),
+            replaying.lane_of(known, deployment.scorer_of(known), now),
             train=None if learn_until == 0.0 else versions.trainer(known, published, console),
             on_ranking=out,
         )
@@ -129,9 +129,7 @@ def demo(
     """Show the system live, and return the report."""
     from streamrank import demo as showing
 
-    return showing.run(
-        events, seconds=seconds, max_speed=max_speed, folder=folder, console=console
-    )
+    return showing.run(events, seconds=seconds, max_speed=max_speed, folder=folder, console=console)
 
 
 def topics_create(settings_file: Path | None, *, console: Console) -> None:
@@ -174,7 +172,11 @@ def show_systems(systems: Mapping[str, Mapping[str, float]], lists: int, console
 
 def _settings(path: Path | None, events: Path, console: Console) -> Settings:
     """Read the settings; where there is no file, infer them from the log."""
-    if path or os.environ.get(settings_module.SETTINGS_VARIABLE) or Path("streamrank.toml").exists():
+    if (
+        path
+        or os.environ.get(settings_module.SETTINGS_VARIABLE)
+        or Path("streamrank.toml").exists()
+    ):
         return settings_module.load(path)
     _say(console, "no settings file: inferred from the log (streamrank init writes one)")
     return _inferred(events, None, None, console)

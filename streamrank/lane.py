@@ -7,7 +7,7 @@ what the flows would have served.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 from streamrank import steps
 from streamrank.edges.kafka import Incoming
 from streamrank.edges.store import FeatureStore, Row
-from streamrank.events import DeadLetter, Item, Ranking, utc
+from streamrank.events import DeadLetter, Ranking, utc
 from streamrank.features.aggregate import Entity, Impact, Popular
 from streamrank.features.state import UserState
 from streamrank.steps import Decoder, Plan, Read, Scored, Scorer, Skipped
@@ -119,9 +119,8 @@ class Lane:
     def _count(self, read: Read) -> None:
         at = read.event.timestamp
         item = steps.item_event(read.event)
-        changes: Sequence[Impact | Item]
-        changes, rows = ([item], []) if item else self._count_user(read)
-        for change in changes:
+        changes, rows = self._count_user(read) if item is None else ([], [])
+        for change in changes if item is None else [item]:
             entity, out = steps.count_item(self.plan, self._items.get(change.item, at), change)
             self._items.put(change.item, at, entity)
             rows += out

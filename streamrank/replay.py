@@ -10,15 +10,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 
 from streamrank import deployment, steps
 from streamrank.edges.kafka import Incoming
-from streamrank.edges.onnxruntime import AsShown
 from streamrank.edges.store import FeatureStore, MemoryStore
 from streamrank.evaluation import metrics
-from streamrank.events import DeadLetter, Event, Interaction, Ranking, Request, Shown
+from streamrank.events import DeadLetter, Interaction, Ranking, Request, Shown
 from streamrank.features import windows
 from streamrank.features.inputs import Array, Query
 from streamrank.features.schema import Schema
@@ -194,7 +194,7 @@ class Replay:
         for system, scores in orders.items():
             self.figures[system].append(metrics.of_list(scores, labels))
 
-    def report(self) -> dict[str, object]:
+    def report(self) -> dict[str, Any]:
         """Return the report, all but its models and seconds."""
         counts = self.lane.counts
         names = {"read": "read", "dead_letters": "dead_letters", "duplicates": "duplicate"}

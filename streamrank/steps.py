@@ -27,6 +27,7 @@ from streamrank.events import (
     Served,
     Shown,
     User,
+    Value,
 )
 from streamrank.features import aggregate, inputs, state, windows
 from streamrank.features.aggregate import Entity, Impact, Popular
@@ -125,9 +126,7 @@ class Skipped:
     newest: int  # event time of the key's newest event, ms
 
 
-def count_user(
-    plan: Plan, user: Entity, read: Read
-) -> tuple[Entity, list[Row | Impact | Skipped]]:
+def count_user(plan: Plan, user: Entity, read: Read) -> tuple[Entity, list[Row | Impact | Skipped]]:
     """Take an event into its user's windows or fields, and say what it means for items."""
     event = read.event
     if isinstance(event, User):
@@ -333,7 +332,7 @@ def _vectors(
 
 def _mappings(
     store: FeatureStore, view: View, keys: Sequence[str], at: int
-) -> dict[str, Mapping[str, object]]:
+) -> dict[str, Mapping[str, Value]]:
     read = zip(keys, store.read(view, keys, at), strict=True)
     return {key: values for key, values in read if isinstance(values, Mapping)}
 

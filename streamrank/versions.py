@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from streamrank import deployment
 from streamrank.edges import registry
@@ -18,21 +27,25 @@ from streamrank.learning.examples import Example
 from streamrank.settings import Settings
 from streamrank.steps import Scorer
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from streamrank.model import training  # torch and transformers take seconds to import
+
+PLAIN_EVERY = 10.0
+"""Seconds between two lines of progress where there is no terminal."""
 
 
 class NothingToLearn(StreamRankError):
-    """The examples are too few or of one kind only; the text says what is wrong."""
+    """The examples are none, or all of one kind, or out of order; the text says which."""
 
 
 def train(
     examples: Sequence[Example], known: Settings, console: Console, *, logs: Path | None = None
 ) -> Manifest:
-    """Train a version from examples and publish it.
+    """Train a version from examples and publish it in the settings' registry.
 
     Args:
         examples: Lists with their labels, in the order in which they were shown.
-        known: The settings; the registry is theirs.
+        known: The settings.
         console: Where the progress goes.
         logs: Folder for TensorBoard.
 
@@ -42,23 +55,23 @@ def train(
     """
     from streamrank.model import export, training
 
-    schema = known.feature_schema()
-    with _progress(console) as on_progress:
-        try:
+    schema, model = known.feature_schema(), known.model
+    try:
+        with _progress(console) as on_progress:
             trained = training.train(
                 examples,
                 schema,
-                size=known.model.size,
-                epochs=known.model.epochs,
-                seed=known.model.seed,
+                size=model.size,
+                epochs=model.epochs,
+                seed=model.seed,
                 logs=logs,
                 on_progress=on_progress,
             )
-        except ValueError as error:
-            raise NothingToLearn(f"the ranker cannot be trained: {error}") from None
+    except ValueError as error:
+        raise NothingToLearn(f"the ranker cannot be trained: {error}") from None
     return registry.publish(
         known.registry.path,
-        known.model.name,
+        model.name,
         export.export(trained),
         schema=schema,
         features=deployment.plan_of(known).features,
@@ -66,3 +79,67 @@ def train(
         lists_seen=len(examples),
         now=datetime.now(UTC),
     )
+
+
+def trainer(
+    known: Settings, published: list[dict[str, Any]], console: Console
+) -> Callable[[list[Example]], Scorer]:
+    """Return what makes a serving version from examples, and notes it for a report."""
+
+    def train_and_load(examples: list[Example]) -> Scorer:
+        manifest = train(examples, known, console)
+        published.append(as_report(manifest))
+        return deployment.scorer_of(known)
+
+    return train_and_load
+
+
+def as_report(manifest: Manifest) -> dict[str, Any]:
+    """Return a version as reports name it."""
+    return {
+        "version": manifest.version,
+        "parent": manifest.parent,
+        "published": manifest.rejected is None,
+        "gate": manifest.gate or {},
+        "lists_seen": manifest.lists_seen,
+        "validation": manifest.metrics,
+    }
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Callable[[training.Progress], None]]:
+    if not console.is_terminal:
+        yield _Lines(console)
+        return
+    columns = (
+        TextColumn("training: {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("lists, loss {task.fields[loss]:.3f}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("starting", total=None, loss=float("nan"))
+        yield lambda now: bar.update(
+            task, description=now.stage, completed=now.done, total=now.total, loss=now.loss
+        )
+
+
+class _Lines:
+    """Progress as a plain line every few seconds."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last = time.monotonic()
+
+    def __call__(self, now: training.Progress) -> None:
+        if time.monotonic() - self._last < PLAIN_EVERY:
+            return
+        self._last = time.monotonic()
+        self._console.print(
+            f"training: {now.stage}, {now.done} of {now.total} lists, {now.rate:.0f}/s, "
+            f"loss {now.loss:.3f}, {now.left:.0f} s left",
+            markup=False,
+            highlight=False,
+        )

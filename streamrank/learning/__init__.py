@@ -1,0 +1,1 @@
+"""Feedback, examples and what is learned from them: pure, with `model`."""

@@ -1,0 +1,1 @@
+"""Scores in, ranked lists out: pure."""

@@ -63,7 +63,9 @@ def test_a_user_and_the_items_count_the_same_deeds(deeds: list[tuple[int, int]])
         for change in impacts:
             items[change.item] = impact(items.get(change.item, Entity()), change, SCHEMA)
     on_items = sum(item.window.totals.sum() for item in items.values() if item.window)
-    assert (user.window.totals.sum() if user.window else 0) == on_items == len({n for n, _ in deeds})
+    assert (
+        (user.window.totals.sum() if user.window else 0) == on_items == len({n for n, _ in deeds})
+    )
 
 
 def test_a_later_event_wins_field_by_field_and_unknown_fields_are_left_out() -> None:

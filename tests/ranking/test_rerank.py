@@ -35,9 +35,7 @@ def test_the_order_is_a_stable_sort_of_all_candidates(values: np.ndarray) -> Non
 
 
 @pytest.mark.parametrize(("k", "expected"), [(None, ["b", "c"]), (1, ["b"]), (9, ["b", "c", "a"])])
-def test_the_request_says_how_many_else_the_settings_do(
-    k: int | None, expected: list[str]
-) -> None:
+def test_the_request_says_how_many_else_the_settings_do(k: int | None, expected: list[str]) -> None:
     ranking = to_ranked(
         query("a", "b", "c", k=k),
         np.array([[0.1], [0.9], [0.5]]),
