@@ -48,7 +48,7 @@ class Setup:
 
     def prices(self, *keys: str, at: int = NOW) -> list[object]:
         found = self.cache.read("item_fields", keys, at)
-        return [None if values is None else dict(values)["price"] for values in found]  # type: ignore[arg-type]
+        return [None if values is None else dict(values)["price"] for values in found]
 
 
 def price(key: str, value: float, at: int = NOW) -> Row:

@@ -106,6 +106,7 @@ def test_feast_gives_out_what_is_past_its_ttl_and_the_store_does_not(tmp_path: P
     assert store.read("item_fields", ["i1"], NOW + HOUR + 1) == [None]
 
 
+@pytest.mark.slow
 def test_an_event_time_is_kept_to_the_microsecond_in_any_time_zone(tmp_path: Path) -> None:
     code = """
 import sys
@@ -144,7 +145,7 @@ def test_a_value_stored_as_another_kind_is_missing(tmp_path: Path) -> None:
 def test_fields_may_have_any_name(tmp_path: Path) -> None:
     names = ["item", "values", "event_time", "a b", "a:b", "é", "__x", "a'\"b", "select"]
     kinds = dict.fromkeys(names, "number")
-    store = open_store(tmp_path, fields=FieldsSection(item=kinds))  # type: ignore[arg-type]
+    store = open_store(tmp_path, fields=FieldsSection(item=kinds))
     values = {name: float(n) for n, name in enumerate(names)}
     store.write([Row("item_fields", "i1", NOW, 0, values)])
     store.close()
@@ -203,6 +204,7 @@ def test_the_registry_is_whole_whenever_it_is_read(tmp_path: Path) -> None:
         busy.result()
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_all_find_everything(tmp_path: Path) -> None:
     code = """
 import sys
@@ -233,13 +235,11 @@ print(len(store.rows("item_fields", [f"{sys.argv[2]}-{n}" for n in range(20)])))
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "imported\n"
-    ends = []
     for process in processes:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    for process in processes:
-        ends.append(process.communicate(timeout=60))
+    ends = [process.communicate(timeout=60) for process in processes]
     assert [out for out, _ in ends] == ["20\n", "20\n"], ends
 
 
@@ -297,7 +297,7 @@ def test_a_broken_registry_is_reported_with_its_place(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreRefused, match="must be usable: .*file"):
+    with pytest.raises(StoreRefused, match=r"must be usable: .*file"):
         open_store(tmp_path / "file" / "feast")
 
 
@@ -384,7 +384,7 @@ def redis_with(redis_address: str) -> Iterator[Callable[[str], str]]:
 
         def ask_for(password: str) -> str:
             client.config_set("requirepass", password)
-            client.execute_command("AUTH", password)
+            client.auth(password)
             return redis_address
 
         yield ask_for

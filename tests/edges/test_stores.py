@@ -167,13 +167,13 @@ def test_a_field_that_is_not_configured_is_reported_and_not_kept(
 
 
 def test_a_window_must_be_a_vector(store: RowStore, key: str) -> None:
-    with pytest.raises(ValueError, match="item_windows of .* must be a vector, got"):
+    with pytest.raises(ValueError, match=r"item_windows of .* must be a vector, got"):
         store.write([Row("item_windows", key, NOW, 0, {"price": 1.0})])
 
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 number = st.floats(allow_nan=False)
-fields = st.fixed_dictionaries(
+fields: st.SearchStrategy[Values] = st.fixed_dictionaries(
     {},
     optional={
         "price": number,
@@ -182,7 +182,7 @@ fields = st.fixed_dictionaries(
         "tags": st.lists(text, max_size=3).map(tuple),
     },
 )
-vectors = st.lists(number, min_size=WIDTH, max_size=WIDTH).map(np.array)
+vectors: st.SearchStrategy[Values] = st.lists(number, min_size=WIDTH, max_size=WIDTH).map(np.array)
 views: list[tuple[View, st.SearchStrategy[Values]]] = [
     ("item_fields", fields),
     ("user_fields", st.fixed_dictionaries({}, optional={"country": text})),
