@@ -41,7 +41,7 @@ ReportOption = Annotated[
 ]
 RegistryOption = Annotated[
     Path | None,
-    typer.Option("--registry", help="Where the versions are; else as the settings say."),
+    typer.Option("--registry", help="Folder of the versions; else the settings'."),
 ]
 
 

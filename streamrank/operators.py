@@ -113,9 +113,11 @@ def keep(
         ttl: How long a silent key is remembered, by the clock.
         now: The clock.
     """
-    return op.stateful_batch(
-        "keep", up, lambda saved: _Keeper(empty() if saved is None else saved, advance, ttl, now)
-    )
+
+    def build(saved: S | None) -> _Keeper[V, W, S]:
+        return _Keeper(empty() if saved is None else saved, advance, ttl, now)
+
+    return op.stateful_batch("keep", up, build)
 
 
 @dataclass

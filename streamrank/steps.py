@@ -390,14 +390,15 @@ def to_served(plan: Plan, scored: Scored) -> Served:
 
 def ranking_record(ranking: Ranking) -> tuple[str, Outgoing]:
     """Return the record of a ranked list, keyed by its user."""
-    return ranking.key, Outgoing(ranking.key, ranking.encode())
+    return ranking.key, Outgoing(ranking.key, ranking.encode(), ranking.id)
 
 
 def served_record(plan: Plan, scored: Scored) -> tuple[str, Outgoing]:
     """Return the record of what the model saw, keyed by its user."""
-    return scored.query.user, Outgoing(scored.query.user, to_served(plan, scored).encode())
+    user, served = scored.query.user, to_served(plan, scored)
+    return user, Outgoing(user, served.encode(), served.id)
 
 
 def letter_record(letter: DeadLetter) -> tuple[str, Outgoing]:
     """Return the record of a dead letter, keyed by where it came from."""
-    return letter.origin, Outgoing(letter.origin, letter.encode())
+    return letter.origin, Outgoing(letter.origin, letter.encode(), letter.origin)

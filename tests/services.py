@@ -269,8 +269,7 @@ class Topics:
         )
         ends = {}
         for partition in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
-            one = TopicPartition(topic, partition)
-            ends[partition] = consumer.get_watermark_offsets(one, timeout=10) or (0, 0)
+            ends[partition] = _span(consumer, TopicPartition(topic, partition))
         consumer.assign([TopicPartition(topic, p, low) for p, (low, _) in ends.items()])
         wanted = sum(high - low for low, high in ends.values()) if count is None else count
         found: list[Message] = []
@@ -290,6 +289,18 @@ class Topics:
         [found] = consumer.committed([TopicPartition(topic, partition)], timeout=10)
         consumer.close()
         return found.offset
+
+
+def _span(consumer: Consumer, partition: TopicPartition) -> tuple[int, int]:
+    """Return the first and the next offset; a topic just made has no leader for a moment."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return consumer.get_watermark_offsets(partition, timeout=10) or (0, 0)
+        except KafkaException as error:
+            if not error.args[0].retriable() or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 if __name__ == "__main__":

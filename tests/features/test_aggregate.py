@@ -90,7 +90,7 @@ def test_every_row_of_a_view_is_newer_than_the_one_before() -> None:
 def test_popular_is_ordered_by_decayed_interactions_and_bounded() -> None:
     """Horizons of 1 h, 1 d, 7 d: by the day, two deeds now weigh more than three a day ago."""
 
-    def row(item: str, deeds: int, at: int) -> tuple[str, np.ndarray]:  # type: ignore[type-arg]
+    def row(item: str, deeds: int, at: int) -> tuple[str, windows.Array]:
         window = windows.empty(3, 4)
         for _ in range(deeds):
             window = windows.count(window, 1, at, np.asarray(SCHEMA.horizons))

@@ -8,7 +8,7 @@ events = st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 100)), max
 
 @given(events)
 def test_an_id_never_counts_twice_within_the_lateness(deeds: list[tuple[str, int]]) -> None:
-    ledger, counted = Ledger(), []
+    ledger, counted = Ledger(), list[tuple[str, int]]()
     for event_id, at in deeds:
         ledger, verdict = admit(ledger, event_id, at, 10)
         if verdict == "new":

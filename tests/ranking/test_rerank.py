@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from streamrank.events import Candidate
-from streamrank.features.inputs import Query
+from streamrank.features.inputs import Array, Query
 from streamrank.features.state import UserState
 from streamrank.ranking.rerank import order, to_ranked, trigger_id
 
@@ -29,7 +29,7 @@ def query(*items: str, k: int | None = None, session: str | None = "s", user: st
 
 
 @given(scores)
-def test_the_order_is_a_stable_sort_of_all_candidates(values: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_the_order_is_a_stable_sort_of_all_candidates(values: Array) -> None:
     places = order(values).tolist()
     assert places == sorted(range(len(values)), key=lambda place: (-values[place], place))
 
