@@ -200,7 +200,7 @@ def test_horizons_fit_into_the_time_of_the_log(hours: int, horizons: tuple[timed
 
 
 def test_what_the_catalogue_says_once_is_good_for_as_long_as_the_log() -> None:
-    log = [item(price=1.0), deed("click", at=AT + 24 * 3650 * HOUR)]
+    log: list[Event] = [item(price=1.0), deed("click", at=AT + 24 * 3650 * HOUR)]
     assert infer(log).settings.windows.ttl > timedelta(days=3650)
 
 
