@@ -31,7 +31,7 @@ from streamrank.edges.kafka_client import (
     noted,
     span,
 )
-from streamrank.edges.kafka_errors import DeliveryFailed, ReadFailed
+from streamrank.edges.kafka_errors import DeliveryFailed, KafkaError, ReadFailed
 
 log = logging.getLogger(__name__)
 Written = tuple[int, tuple[str, ...]]
@@ -131,15 +131,15 @@ class _History:
         if not self._begun:
             return
         self._begun = False
-        broker = Broker(self._connection)
-        if broker.embedded():
-            return  # it cannot remove groups, and librdkafka aborts the process that asks
-        for done in broker.client.delete_consumer_groups([self._group]).values():
-            try:
+        try:
+            broker = Broker(self._connection)
+            if broker.embedded():
+                return  # it cannot remove groups, and librdkafka aborts the process that asks
+            for done in broker.client.delete_consumer_groups([self._group]).values():
                 done.result(PATIENCE)
-            except (KafkaException, TimeoutError) as error:
-                # Left in place it costs a longer look back after a loss of all state.
-                log.info("group %s was not removed: %s", self._group, error)
+        except (KafkaException, KafkaError, TimeoutError) as error:
+            # Left in place it costs a longer look back after a loss of all state.
+            log.info("group %s was not removed: %s", self._group, error)
 
     def _consumer(self) -> closing[Consumer]:
         settings = for_consumer(self._connection, self._group, 5) | {"enable.partition.eof": True}
@@ -248,12 +248,12 @@ class _Partition(StatefulSinkPartition[Outgoing, Written]):
             raise self._failure(self._failed)
 
     def snapshot(self) -> Written:
-        self._snapshots += 1
-        if self._snapshots == 2:
-            self._history.settled()  # Bytewax asks again only once the epoch before is complete
         while self._open and self._failed is None:
             self._producer.flush(1.0)
         self._raise_failed()
+        self._snapshots += 1
+        if self._snapshots == 2:
+            self._history.settled()  # Bytewax asks again only once the epoch before is complete
         if self._written and time.monotonic() > self._forget:
             self._written = set()
         return self._end, tuple(self._written)
