@@ -7,7 +7,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from typing import Literal
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from streamrank.values import reason
 
 FieldKind = Literal["number", "category", "text", "text_list"]
 """What a field holds: a quantity, one word of a closed set, free text, or several words."""
@@ -29,6 +33,8 @@ class Schema:
         history: Steps of behaviour that the model sees.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
+
     interactions: tuple[str, ...] = ("click",)
     label: str = "click"
     conversion: str | None = None
@@ -38,6 +44,11 @@ class Schema:
     interaction: Mapping[str, FieldKind] = field(default_factory=dict)
     horizons: tuple[float, ...] = (3600.0, 86400.0, 604800.0)
     history: int = 50
+
+    def __post_init__(self) -> None:
+        """Order the fields by name: columns must not move because a file was tidied up."""
+        for name in ("item", "user", "context", "interaction"):
+            object.__setattr__(self, name, dict(sorted(getattr(self, name).items())))
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -66,12 +77,12 @@ def decode_schema(text: str) -> Schema:
         ValueError: The text is no schema.
     """
     try:
-        keys = json.loads(text)
-        for name in ("interactions", "horizons"):
-            keys[name] = tuple(keys[name])
-        return Schema(**keys)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"schema must be what Schema.encode wrote, got {error}") from None
+        return _SCHEMA.validate_json(text, strict=True)
+    except ValidationError as error:
+        raise ValueError(f"schema must be what Schema.encode wrote: {reason(error)}") from None
+
+
+_SCHEMA: TypeAdapter[Schema] = TypeAdapter(Schema)
 
 
 @lru_cache(maxsize=1_000_000)
