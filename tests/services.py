@@ -25,7 +25,14 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
 
 ROOT = Path(__file__).parents[1]
 POM = Path(__file__).with_name("pom.xml")
@@ -238,6 +245,13 @@ class Topics:
         client.create_topics([topic])[full].result(30)
         until(lambda: full in client.list_topics(timeout=10).topics, 10, f"{full} appears")
         return full
+
+    def configure(self, topic: str, key: str, value: str) -> None:
+        """Change a setting of a topic."""
+        entry = ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+        client = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 2})
+        client.incremental_alter_configs([resource])[resource].result(20)
 
     def write(
         self, topic: str, values: Iterable[bytes], *, partition: int = -1, key: str | None = None
