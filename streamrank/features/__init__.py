@@ -1,0 +1,1 @@
+"""Session state, windows and model inputs: pure."""

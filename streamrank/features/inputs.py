@@ -25,6 +25,8 @@ Array = np.ndarray[Any, Any]
 Inputs = dict[str, Array]
 TOKENS = 16
 """Content tokens of an item, and of a list's context, that the model sees."""
+STEP_NUMBERS = 4
+"""Numbers of a step of history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,15 @@ class View:
                 counts[place] = window.decayed * windows.decay(age, horizons)[:, None]
         return counts
 
+    @cached_property
+    def earlier(self) -> tuple[tuple[str, ...], ...]:
+        """The items of the user's lists before this one, the newest last."""
+        held = state.lists(self.query.state)
+        current = self.query.state.current
+        if current and current.id == self.query.request:  # a trigger ranks this very list again
+            return held[:-1]
+        return held
+
     def number(self, name: str) -> Array:
         """A quantity of each candidate, NaN where unknown, shape (C,)."""
         values = [fields.get(name) for fields in self.fields]
@@ -191,13 +202,12 @@ def _list_features(schema: Schema) -> list[Feature]:
     return [
         Feature("list.position", "place in the incoming list"),
         Feature("list.share", "place in the incoming list over its length"),
-        Feature("list.size", "log of the number of candidates"),
     ]
 
 
 def _list(view: View) -> list[Array]:
     place = np.arange(view.size, dtype=np.float64)
-    return [place, place / max(1, view.size), np.full(view.size, np.log1p(view.size))]
+    return [place, place / max(1, view.size)]
 
 
 # --- quantities -------------------------------------------------------------------------------
@@ -303,8 +313,6 @@ def _offset_features(schema: Schema) -> list[Feature]:
         Feature("offset.from_clicked", "places after the candidate clicked last, log scale"),
         Feature("offset.from_highest", "places after the highest candidate touched"),
         Feature("offset.from_lowest", "places after the lowest candidate touched"),
-        Feature("offset.touched_in_list", "log of the candidates that were touched"),
-        Feature("offset.none_touched", "1 where no candidate was touched"),
     ]
 
 
@@ -325,8 +333,6 @@ def _offsets(view: View) -> list[Array]:
         signed_log(after(clicked)),
         signed_log(place - min(places)) if places else none,
         signed_log(place - max(places)) if places else none,
-        np.full(view.size, np.log1p(len(touched))),
-        np.full(view.size, float(not touched)),
     ]
 
 
@@ -338,23 +344,17 @@ def _seen_features(schema: Schema) -> list[Feature]:
         Feature("seen.count", "earlier lists of this user that held the item, log scale"),
         Feature("seen.untouched", "the same where the item was never touched"),
         Feature("seen.last_list", "1 where the user's last list held the item"),
-        Feature("seen.same_list", "1 where the user's last list was this one"),
     ]
 
 
 def _seen(view: View) -> list[Array]:
-    held = state.lists(view.query.state)
-    current = view.query.state.current
-    if current and current.id == view.query.request:  # a trigger ranks this very list again
-        held = held[:-1]
+    held = view.earlier
     count = np.array([sum(item in items for items in held) for item in view.ids], np.float64)
     last = frozenset(held[-1]) if held else frozenset()
-    same = bool(held) and held[-1] == tuple(view.ids)
     return [
         np.log1p(count),
         np.where([touch is None for touch in view.touched], np.log1p(count), 0),
         np.array([float(item in last) for item in view.ids]),
-        np.full(view.size, float(same)),
     ]
 
 
@@ -420,6 +420,10 @@ def _session_features(schema: Schema) -> list[Feature]:
         Feature("session.items", "distinct items touched, log"),
         Feature("session.hour_sin", "time of day, sine"),
         Feature("session.hour_cos", "time of day, cosine"),
+        Feature("list.size", "log of the number of candidates"),
+        Feature("list.touched", "log of the candidates that were touched"),
+        Feature("list.none_touched", "1 where no candidate was touched"),
+        Feature("list.same", "1 where the user's last list was this one"),
         *by_type,
     ]
 
@@ -430,6 +434,7 @@ def _session(view: View) -> list[Array]:
     steps = user.session_steps if here else 0
     start = user.session_start if here else at
     last = user.steps[-1].last if user.steps else at
+    touched = sum(touch is not None for touch in view.touched)
     angle = 2 * np.pi * (at % 86_400_000) / 86_400_000
     values = [
         np.log1p(steps),
@@ -439,9 +444,13 @@ def _session(view: View) -> list[Array]:
         np.log1p(len(view.touches)),
         np.sin(angle),
         np.cos(angle),
+        np.log1p(view.size),
+        np.log1p(touched),
+        float(not touched),
+        float(bool(view.earlier) and view.earlier[-1] == tuple(view.ids)),
         *np.log1p(_user_counts(view)),
     ]
-    return [np.full(view.size, value) for value in values]
+    return [np.asarray(value) for value in values]
 
 
 def _user_counts(view: View) -> Array:
@@ -460,8 +469,8 @@ GROUPS = (
     Group("offset", _offset_features, _offsets),
     Group("seen", _seen_features, _seen),
     Group("window", _window_features, _windows),
-    Group("session", _session_features, _session),
 )
+CONTEXT_GROUPS = (Group("session", _session_features, _session),)
 
 
 def features(schema: Schema) -> list[Feature]:
@@ -469,9 +478,15 @@ def features(schema: Schema) -> list[Feature]:
     return [feature for group in GROUPS for feature in group.features(schema)]
 
 
+def context_features(schema: Schema) -> list[Feature]:
+    """List the dense features that a list's candidates share, in the order of their columns."""
+    return [feature for group in CONTEXT_GROUPS for feature in group.features(schema)]
+
+
 def digest(schema: Schema) -> str:
     """Return the hash that says which features a model was made for."""
-    table = "\n".join(f"{f.name}: {f.meaning}" for f in features(schema))
+    known = features(schema) + context_features(schema)
+    table = "\n".join(f"{f.name}: {f.meaning}" for f in known)
     return hashlib.sha256(f"{schema.encode()}\n{table}".encode()).hexdigest()[:16]
 
 
@@ -493,17 +508,19 @@ def build(schema: Schema, query: Query, rows: Rows) -> Inputs:
         - `history_items`, `history_types`, `history_places`, `history_values`: int64 (H,).
           Hash of the item; 1 + index of the type; 1 + the item's place in this list, 0 where
           it is not in it; hash of the deed's own fields.
-        - `history_numbers`: float32 (H, 4): log seconds since, log seconds to the next step,
-          log count, whether in this session.
+        - `history_numbers`: float32 (H, STEP_NUMBERS): log seconds since, log seconds to the
+          next step, log count, whether in this session.
         - `candidate_items`: int64 (C,); `candidate_tokens`: int64 (C, TOKENS), hashed words of
           the fields; `candidate_numbers`: float32 (C, F).
-        - `context_tokens`: int64 (TOKENS,), hashed words of the list and the user.
+        - `context_tokens`: int64 (TOKENS,), hashed words of the list and the user;
+          `context_numbers`: float32 (G,), G = `len(context_features(schema))`.
 
     Raises:
         ValueError: A row has another shape than the schema says.
     """
     view = View(schema, query, rows)
     columns = [column for group in GROUPS for column in group.compute(view)]
+    shared = [value for group in CONTEXT_GROUPS for value in group.compute(view)]
     kinds = schema.item
     tokens = [words(kinds, fields) for fields in view.fields]
     context = words(schema.context, query.context) + words(schema.user, rows.user_fields)
@@ -514,6 +531,7 @@ def build(schema: Schema, query: Query, rows: Rows) -> Inputs:
         if view.size
         else np.zeros((0, len(features(schema))), np.float32),
         "context_tokens": padded([context])[0],
+        "context_numbers": np.array(shared, np.float32),
     }
 
 
@@ -539,7 +557,7 @@ def _history(view: View) -> Inputs:
         "history_types": column(lambda s: 1 + view.schema.channel(s.type)),
         "history_places": column(lambda s: 1 + view.places.get(s.item or "", -1)),
         "history_values": column(lambda s: hashed(s.value) if s.value else 0),
-        "history_numbers": np.array(numbers, np.float32).reshape(len(steps), 4),
+        "history_numbers": np.array(numbers, np.float32).reshape(len(steps), STEP_NUMBERS),
     }
 
 
@@ -583,7 +601,7 @@ def stack(batch: Sequence[Inputs]) -> Inputs:
     size = max(1, max(len(inputs["candidate_items"]) for inputs in batch))
     stacked: Inputs = {}
     for name, first in batch[0].items():
-        if name == "context_tokens":
+        if name.startswith("context"):
             stacked[name] = np.stack([inputs[name] for inputs in batch])
             continue
         front = name.startswith("history")

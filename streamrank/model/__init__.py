@@ -1,0 +1,1 @@
+"""The Ranker, its training and its export."""

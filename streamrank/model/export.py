@@ -1,0 +1,166 @@
+"""From a trained Ranker to ONNX: dynamic lists, steps and candidates, equal to PyTorch.
+
+Every export is checked, on random inputs and on the shapes that break graphs; one that differs
+is never handed out.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+import torch
+
+from streamrank.errors import StreamRankError
+from streamrank.features import inputs
+from streamrank.features.inputs import Array, Inputs
+from streamrank.model.ranker import Configuration, Ranker
+from streamrank.model.training import Trained
+
+TOLERANCE = 1e-4
+SHAPES = ((1, 0, 1), (1, 0, 1000), (2, 3, 7), (3, 50, 25), (1, 1, 2), (1, 50, 1000))
+"""Lists, steps and candidates at which graph and model are compared."""
+
+
+class ExportFailed(StreamRankError):
+    """The graph does not do what the model does; the text says where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What a version in the registry is made of.
+
+    Attributes:
+        onnx: The graph with its weights.
+        weights: The same weights by their names in PyTorch, to go on learning from.
+        heads: What each score is of.
+        probe: A stacked batch.
+        expected: The model's scores of it, (B, C, heads).
+    """
+
+    onnx: bytes
+    weights: dict[str, Array]
+    heads: tuple[str, ...]
+    probe: Inputs
+    expected: Array
+
+
+def export(trained: Trained) -> Exported:
+    """Export a Ranker, and check that the graph gives its scores.
+
+    Raises:
+        ExportFailed: It does not.
+    """
+    ranker = trained.ranker.eval()
+    graph = to_onnx(ranker)
+    probe = inputs.stack([example.inputs for example in trained.examples])
+    check(graph, ranker, [probe, *(random_inputs(ranker.config, *s) for s in SHAPES)])
+    weights = {name: tensor.numpy().copy() for name, tensor in ranker.state_dict().items()}
+    return Exported(graph, weights, ranker.config.heads, probe, run(ranker, probe))
+
+
+def to_onnx(ranker: Ranker) -> bytes:
+    """Return the graph, with names as in `features.inputs.stack` and the output `scores`."""
+    example = {n: torch.from_numpy(a) for n, a in random_inputs(ranker.config, 2, 3, 5).items()}
+    dynamic = {name: _axes(name) for name in example}
+    with _quiet():
+        program = torch.onnx.export(
+            ranker,
+            kwargs=example,
+            dynamo=True,
+            dynamic_shapes=dynamic,
+            input_names=list(example),
+            output_names=["scores"],
+            verbose=False,
+        )
+    if program is None:
+        raise ExportFailed("torch.onnx.export must return a program, got None")
+    encoded: bytes = program.model_proto.SerializeToString()
+    return encoded
+
+
+def _axes(name: str) -> dict[int, object]:
+    free = torch.export.Dim.DYNAMIC
+    return {0: free} if name.startswith("context") else {0: free, 1: free}
+
+
+def check(graph: bytes, ranker: Ranker, batches: list[Inputs]) -> None:
+    """Compare the graph with the model.
+
+    Raises:
+        ExportFailed: They differ by more than 1e-4, or the graph does not run.
+    """
+    session = _session(graph)
+    for batch in batches:
+        found = np.asarray(session.run(["scores"], batch)[0])
+        wanted = run(ranker, batch)
+        sizes = {name: array.shape for name, array in batch.items()}
+        if found.shape != wanted.shape or not np.isfinite(found).all():
+            raise ExportFailed(f"scores must be finite and {wanted.shape}, got {found.shape}")
+        apart = float(np.abs(found - wanted).max(initial=0.0))
+        if apart > TOLERANCE * max(1.0, float(np.abs(wanted).max(initial=0.0))):
+            raise ExportFailed(
+                f"graph and model must agree within {TOLERANCE}, got {apart} at {sizes}"
+            )
+
+
+def run(ranker: Ranker, batch: Inputs) -> Array:
+    """Return the model's scores of a stacked batch, by PyTorch."""
+    with torch.no_grad():
+        scores: Array = ranker(**{n: torch.from_numpy(a) for n, a in batch.items()}).numpy()
+    return scores
+
+
+def random_inputs(config: Configuration, lists: int, steps: int, candidates: int) -> Inputs:
+    """Return inputs of any shape, with ids and words that nobody has seen.
+
+    With no steps, the history is what `stack` makes of an empty one: a single padded step.
+    """
+    random = np.random.default_rng([lists, steps, candidates])
+    history = (lists, max(1, steps))
+
+    def hashes(*shape: int) -> Array:
+        return random.integers(1, 2**63 - 1, shape)
+
+    made = {
+        "history_items": hashes(*history),
+        "history_types": random.integers(1, config.types, history),
+        "history_places": random.integers(0, candidates + 1, history),
+        "history_values": hashes(*history),
+        "history_numbers": random.exponential(4, (*history, inputs.STEP_NUMBERS)),
+        "candidate_items": hashes(lists, candidates),
+        "candidate_tokens": hashes(lists, candidates, inputs.TOKENS),
+        "candidate_numbers": random.normal(0, 3, (lists, candidates, config.numbers)),
+        "context_tokens": hashes(lists, inputs.TOKENS),
+        "context_numbers": random.normal(0, 3, (lists, config.context)),
+    }
+    if not steps:
+        made = {n: a * (0 if n.startswith("history") else 1) for n, a in made.items()}
+    return {n: a if a.dtype == np.int64 else a.astype(np.float32) for n, a in made.items()}
+
+
+def _session(graph: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the exporter says of libraries that are not here."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,386 @@
+"""The Ranker: a Transformer over what the user did, candidates that look at it one by one.
+
+    history_*  ── Step ── Encoder (transformers) ─────────┐ encoded once per list
+                                                          ▼
+    candidate_*, context_* ── Dense (bins), Content ── Attention ── Perceptron ──┐
+                    │                                                            ▼
+                    ├── linear skip ───────────────────────────────────────── + ── scores
+                    └── soft oblivious trees ────────────────────────────────────┘
+
+A candidate's score depends on its own features, the list's and the history, never on the other
+candidates that were sent.  Padding is told by `history_types == 0` and `candidate_items == 0`.
+Unknown items and users have no special case: ids and words are hashed into buckets in the graph.
+
+Shapes: B lists, H steps, C candidates, T words, F dense features of a candidate and G of the
+list, K bins, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import BertConfig, BertModel
+
+from streamrank.features import inputs
+from streamrank.features.inputs import Array
+from streamrank.features.schema import Schema
+
+Size = Literal["small", "base", "large"]
+PLACES = 12
+"""How far apart in the list a candidate and a step's item are told apart exactly."""
+LONGEST = 256
+"""Steps of history with a position of their own; older ones share the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What the shape of a Ranker follows from.
+
+    Attributes:
+        heads: What is scored: the label, and the conversion where there is one.
+        types: Interaction types, any other, and 0 for padding.
+        numbers: Dense features of a candidate.
+        context: Dense features of a list.
+        width: Width of the encoder, D.
+        layers: Layers of the encoder.
+        attention: Heads of every attention; each is `width / attention` wide.
+        hidden: Width of the perceptron.
+        trees: Soft trees.
+        depth: Their depth.
+        buckets: Rows of the table of hashed ids, and of the table of hashed words.
+        bins: Bins of a dense feature, K.
+        dropout: Share of hidden units dropped in training.
+        feature_dropout: Share of the dense features dropped in training.
+    """
+
+    heads: tuple[str, ...]
+    types: int
+    numbers: int
+    context: int
+    width: int = 32
+    layers: int = 1
+    attention: int = 4
+    hidden: int = 64
+    trees: int = 32
+    depth: int = 5
+    buckets: int = 1 << 14
+    bins: int = 12
+    dropout: float = 0.2
+    feature_dropout: float = 0.1
+
+
+SIZES: Mapping[Size, Mapping[str, int]] = {
+    "small": {},
+    "base": {"width": 64, "layers": 2, "hidden": 128, "trees": 64, "buckets": 1 << 16},
+    "large": {"width": 128, "layers": 4, "hidden": 256, "trees": 128, "buckets": 1 << 18},
+}
+
+
+def configure(schema: Schema, size: Size = "small") -> Configuration:
+    """Return the configuration that fits a schema.
+
+    Args:
+        schema: Which fields and interaction types there are.
+        size: How large.
+
+    Examples:
+        >>> configure(Schema(conversion="buy", interactions=("click", "buy"))).heads
+        ('click', 'buy')
+    """
+    heads = (schema.label,) if schema.conversion is None else (schema.label, schema.conversion)
+    return Configuration(
+        heads=heads,
+        types=len(schema.interactions) + 2,
+        numbers=len(inputs.features(schema)),
+        context=len(inputs.context_features(schema)),
+        **SIZES[size],
+    )
+
+
+class Bins(nn.Module):
+    """Piecewise-linear encoding of numbers: how far each one reaches into each of its bins.
+
+    Component k of a feature is 0 below its k-th bin, 1 above, and linear between.  The edges are
+    quantiles of what was learned from; they travel with the weights.
+
+    References:
+        Gorishniy, Rubachev, Babenko, NeurIPS 2022, "On embeddings for numerical features in
+        tabular deep learning".
+    """
+
+    def __init__(self, features: int, bins: int) -> None:
+        super().__init__()
+        self.low: Tensor
+        self.scale: Tensor
+        self.register_buffer("low", torch.zeros(features, bins))
+        self.register_buffer("scale", torch.zeros(features, bins))
+
+    def fit(self, values: Array) -> None:
+        """Set the edges from examples, shape (N, F)."""
+        low, scale = edges(values, self.low.shape[1])
+        self.low.copy_(torch.from_numpy(low))
+        self.scale.copy_(torch.from_numpy(scale))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Encode (..., F) as (..., F * K)."""
+        encoded = ((values[..., None] - self.low) * self.scale).clamp(0.0, 1.0)  # (..., F, K)
+        return encoded.flatten(-2)
+
+
+def edges(values: Array, bins: int) -> tuple[Array, Array]:
+    """Return where each bin begins and one over its width, both (F, K); 0 and 0 for no bin.
+
+    A value that many examples share (0 for "never") is one edge; the quantiles of all others
+    are the rest, so that a rare quantity has as fine bins as a common one.
+
+    Examples:
+        >>> low, scale = edges(np.array([[0.0], [0.0], [1.0], [3.0]]), 2)
+        >>> low.tolist(), scale.tolist()
+        ([[0.0, 1.0]], [[1.0, 0.5]])
+    """
+    low = np.zeros((values.shape[1], bins), np.float32)
+    scale = np.zeros_like(low)
+    for place, column in enumerate(values.T.astype(np.float32)):
+        distinct, counts = np.unique(column, return_counts=True)
+        if len(distinct) > bins + 1:
+            most = distinct[counts.argmax()]
+            rest = np.quantile(column[column != most], np.linspace(0, 1, bins), method="nearest")
+            distinct = np.unique(np.append(rest, most))
+        widths = np.diff(distinct)
+        low[place, : len(widths)] = distinct[:-1]
+        scale[place, : len(widths)] = 1 / widths
+    return low, scale
+
+
+class Buckets(nn.Module):
+    """A table of vectors for hashed ids or words; 0, for nothing, is the zero vector."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self.table = nn.Embedding(rows, width)
+        nn.init.normal_(self.table.weight, std=0.05)
+
+    def forward(self, hashes: Tensor) -> Tensor:
+        """Look up int64 hashes (...) as (..., D)."""
+        vectors: Tensor = self.table(hashes % self.rows)
+        return vectors * (hashes != 0)[..., None]
+
+
+class Steps(nn.Module):
+    """One vector a step: which item, what was done, where it is in the list, and when."""
+
+    def __init__(self, config: Configuration, items: Buckets, words: Buckets) -> None:
+        super().__init__()
+        self.items, self.words = items, words
+        self.types = nn.Embedding(config.types, config.width, padding_idx=0)
+        self.places = nn.Embedding(PLACES + 2, config.width)
+        self.numbers = nn.Linear(2 * inputs.STEP_NUMBERS, config.width)
+
+    def forward(
+        self, items: Tensor, types: Tensor, places: Tensor, values: Tensor, numbers: Tensor
+    ) -> Tensor:
+        """Return (B, H, D)."""
+        times = torch.cat([numbers, 1 / (1 + numbers)], -1)  # (B, H, 2 * STEP_NUMBERS)
+        step: Tensor = (
+            self.items(items)
+            + self.words(values)
+            + self.types(types)
+            + self.places(places.clamp(max=PLACES + 1))
+            + self.numbers(times)
+        )
+        return step
+
+
+class Encoder(nn.Module):
+    """The history in its context, newest step last, and after it "now", which is always there."""
+
+    def __init__(self, config: Configuration) -> None:
+        super().__init__()
+        shape = BertConfig(
+            vocab_size=1,
+            type_vocab_size=1,
+            hidden_size=config.width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.attention,
+            intermediate_size=2 * config.width,
+            max_position_embeddings=LONGEST + 1,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=0.0,
+        )
+        shape._attn_implementation = "eager"  # the plain products, which export as they are
+        self.now = nn.Parameter(torch.zeros(config.width))
+        self.transformer = BertModel(shape, add_pooling_layer=False)
+
+    def forward(self, steps: Tensor, there: Tensor) -> Tensor:
+        """Encode (B, H, D), of which `there` (B, H + 1) exist with "now", as (B, H + 1, D)."""
+        now = self.now.expand(steps.shape[0], 1, -1)
+        length = steps.shape[1] + 1
+        # Counted from the newest, so that padding at the front changes nothing.
+        ages = (length - 1 - torch.arange(length, device=steps.device)).clamp(max=LONGEST)
+        encoded: Tensor = self.transformer(
+            inputs_embeds=torch.cat([steps, now], 1),
+            attention_mask=there.long(),
+            position_ids=ages.expand(steps.shape[0], -1),
+        ).last_hidden_state
+        return encoded
+
+
+class Attention(nn.Module):
+    """Each candidate looks at the history, with a learned bias for where it is from each step."""
+
+    def __init__(self, config: Configuration) -> None:
+        super().__init__()
+        self.heads = config.attention
+        self.query = nn.Linear(config.hidden, config.width)
+        self.keys = nn.Linear(config.width, 2 * config.width)
+        # By type of the step, and by the places between: -P..P, or "not in the list".
+        self.relations = 2 * PLACES + 2
+        self.bias = nn.Embedding(config.types * self.relations, config.attention)
+        nn.init.zeros_(self.bias.weight)
+
+    def forward(
+        self, candidates: Tensor, history: Tensor, there: Tensor, types: Tensor, places: Tensor
+    ) -> Tensor:
+        """Return what each candidate found, (B, C, D).
+
+        Args:
+            candidates: (B, C, hidden).
+            history: (B, H + 1, D), "now" last.
+            there: Which of them exist, (B, H + 1).
+            types: (B, H).
+            places: 1 + place of each step's item in the list, 0 for none, (B, H).
+        """
+        query = self._split(self.query(candidates))  # (B, heads, C, d)
+        keys, values = map(self._split, self.keys(history).chunk(2, -1))  # (B, heads, H + 1, d)
+        logits = query @ keys.transpose(2, 3) / query.shape[-1] ** 0.5  # (B, heads, C, H + 1)
+        logits = logits + self._bias(candidates.shape[1], types, places)
+        logits = logits.masked_fill(~there[:, None, None], -1e4)
+        found: Tensor = logits.softmax(-1) @ values  # (B, heads, C, d)
+        return found.transpose(1, 2).flatten(2)
+
+    def _split(self, vectors: Tensor) -> Tensor:
+        lists, length, width = vectors.shape
+        return vectors.view(lists, length, self.heads, width // self.heads).transpose(1, 2)
+
+    def _bias(self, size: int, types: Tensor, places: Tensor) -> Tensor:
+        own = torch.arange(1, size + 1, device=places.device)
+        apart = (own[:, None] - places[:, None]).clamp(-PLACES, PLACES) + PLACES  # (B, C, H)
+        apart = torch.where(places[:, None] > 0, apart, self.relations - 1)
+        bias = self.bias(types[:, None] * self.relations + apart)  # (B, C, H, heads)
+        return functional.pad(bias.permute(0, 3, 1, 2), (0, 1))  # none for "now"
+
+
+class Trees(nn.Module):
+    """Soft oblivious decision trees: all nodes of one depth ask the same question.
+
+    References:
+        Popov, Morozov, Babenko, ICLR 2020, "Neural oblivious decision ensembles for deep
+        learning on tabular data".
+    """
+
+    def __init__(self, trees: int, depth: int, outputs: int) -> None:
+        super().__init__()
+        self.trees, self.depth = trees, depth
+        self.leaves = nn.Parameter(torch.randn(trees, 1 << depth, outputs) * 0.05)
+
+    def forward(self, questions: Tensor) -> Tensor:
+        """Answer (..., trees * depth), yes above 0, with (..., outputs)."""
+        yes = questions.sigmoid().view(*questions.shape[:-1], self.trees, self.depth, 1)
+        both = torch.cat([1 - yes, yes], -1)  # (..., trees, depth, 2)
+        reach = both[..., 0, :]  # (..., trees, 2)
+        for level in range(1, self.depth):
+            reach = (reach[..., :, None] * both[..., level, None, :]).flatten(-2)
+        return torch.einsum("...tl,tlo->...o", reach, self.leaves)
+
+
+class Ranker(nn.Module):
+    """The whole: the inputs of `features.inputs.stack` in, a score a candidate and head out."""
+
+    def __init__(self, config: Configuration) -> None:
+        super().__init__()
+        self.config = config
+        hidden, width, outputs = config.hidden, config.width, len(config.heads)
+        items, words = Buckets(config.buckets, width), Buckets(config.buckets, width)
+        self.steps = Steps(config, items, words)
+        self.encoder = Encoder(config)
+        self.candidate_bins = Bins(config.numbers, config.bins)
+        self.context_bins = Bins(config.context, config.bins)
+        questions = config.trees * config.depth
+        first = hidden + questions + outputs  # perceptron, trees and skip share one product
+        self.dense = nn.Linear(config.numbers * config.bins, first)
+        self.context = nn.Linear(config.context * config.bins + 2 * width, first)
+        self.content = nn.Linear(2 * width, first)
+        self.attention = Attention(config)
+        self.perceptron = nn.Sequential(
+            nn.Linear(hidden + width, hidden), nn.ReLU(), nn.Dropout(config.dropout)
+        )
+        self.scores = nn.Linear(hidden, outputs)
+        self.trees = Trees(config.trees, config.depth, outputs)
+        self.dropout = nn.Dropout(config.dropout)
+        self.parts = (hidden, questions, outputs)
+
+    def forward(
+        self,
+        history_items: Tensor,
+        history_types: Tensor,
+        history_places: Tensor,
+        history_values: Tensor,
+        history_numbers: Tensor,
+        candidate_items: Tensor,
+        candidate_tokens: Tensor,
+        candidate_numbers: Tensor,
+        context_tokens: Tensor,
+        context_numbers: Tensor,
+    ) -> Tensor:
+        """Score, higher is better, (B, C, heads); the inputs are those of `inputs.build`."""
+        there = functional.pad(history_types > 0, (0, 1), value=True)  # (B, H + 1)
+        steps = self.steps(
+            history_items, history_types, history_places, history_values, history_numbers
+        )
+        history = self.encoder(self.dropout(steps), there)  # (B, H + 1, D)
+        items, words = self.steps.items, self.steps.words
+
+        dense = self._without_some(self.candidate_bins(candidate_numbers))  # (B, C, F * K)
+        content = torch.cat([items(candidate_items), _mean(words, candidate_tokens)], -1)
+        listed = torch.cat(
+            [
+                self._without_some(self.context_bins(context_numbers)),
+                _mean(words, context_tokens),
+                history[:, -1],
+            ],
+            -1,
+        )  # (B, G * K + 2 D)
+        first = self.dense(dense) + self.content(self.dropout(content))
+        first = first + self.context(listed)[:, None]  # (B, C, hidden + questions + heads)
+        known, questions, skip = first.split(self.parts, -1)
+
+        known = self.dropout(known.relu())
+        found = self.attention(known, history, there, history_types, history_places)
+        deep = self.perceptron(torch.cat([known, found], -1))  # (B, C, hidden)
+        scores: Tensor = self.scores(deep) + self.trees(questions) + skip
+        return scores.masked_fill((candidate_items == 0).unsqueeze(-1), 0.0)
+
+    def _without_some(self, encoded: Tensor) -> Tensor:
+        """Drop whole features, the same for all candidates of a list."""
+        rate = self.config.feature_dropout
+        if not self.training or not rate:
+            return encoded
+        split = encoded.view(*encoded.shape[:-1], -1, self.config.bins)
+        shape = (len(encoded), *[1] * (encoded.dim() - 2), split.shape[-2], 1)
+        kept = torch.rand(shape, device=encoded.device) >= rate
+        thinned: Tensor = (split * kept).flatten(-2)
+        return thinned
+
+
+def _mean(table: Buckets, hashes: Tensor) -> Tensor:
+    """Average the vectors of the words that are there, (..., T) as (..., D)."""
+    count = (hashes != 0).sum(-1, keepdim=True).clamp(min=1)
+    mean: Tensor = table(hashes).sum(-2) / count
+    return mean
