@@ -37,7 +37,8 @@ SettingsOption = Annotated[
     typer.Option("--settings", help="Settings file; else $STREAMRANK_SETTINGS, ./streamrank.toml."),
 ]
 ReportOption = Annotated[
-    Path | None, typer.Option("--report", help="Where the report goes, as JSON; else stdout.")
+    Path | None,
+    typer.Option("--report", dir_okay=False, help="Where the report goes, as JSON; else stdout."),
 ]
 RegistryOption = Annotated[
     Path | None,
@@ -245,5 +246,5 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         _fail("interrupted", 130)
-    except StreamRankError as error:
+    except (StreamRankError, OSError) as error:
         _fail(f"error: {error}", 1)

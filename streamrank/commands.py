@@ -48,7 +48,7 @@ def init(
     if path.exists() and not force:
         raise StreamRankError(f"{path} exists: --force writes over it")
     settings = _inferred(events, label, conversion, console)
-    path.write_text(settings_module.to_toml(settings))
+    path.write_text(settings_module.to_toml(settings), encoding="utf-8")
     _say(console, f"wrote {path}")
 
 

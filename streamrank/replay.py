@@ -49,7 +49,7 @@ class Survey:
 
     def split(self, part: float) -> tuple[frozenset[str], frozenset[str]]:
         """Split the labelled lists in time: the first `part` of them, and the rest."""
-        border = int(part * len(self.labelled))
+        border = int(part * len(self.labelled) + 1e-9)  # 0.7 * 90 is a little less than 63
         return frozenset(self.labelled[:border]), frozenset(self.labelled[border:])
 
 

@@ -20,7 +20,7 @@ def order(scores: Array) -> Array:
         >>> order(np.array([0.1, 0.7, 0.7])).tolist()
         [1, 2, 0]
     """
-    return np.argsort(-scores, kind="stable")
+    return np.asarray(np.argsort(-scores, kind="stable"))
 
 
 def trigger_id(list_id: str, event_id: str) -> str:
@@ -62,7 +62,7 @@ def to_ranked(
     Returns:
         The ranked list; its `id` is the request's own, or for a trigger one of its own.
     """
-    best = order(scores[:, 0])[: query.k or k] if len(scores) else []
+    best = order(scores[:, 0])[: query.k or k]
     return Ranking(
         id=query.id,
         timestamp=query.at,

@@ -1,0 +1,139 @@
+"""The commands as a person meets them: right, wrong, interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamrank import __version__
+
+COMMANDS = ["init", "replay", "train", "run", "demo", "topics create", "topics check", "doctor"]
+
+
+def streamrank(
+    *arguments: str, folder: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "streamrank", *arguments],
+        cwd=folder,
+        env=os.environ | {"COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def lines_of(events: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(event) + "\n" for event in events)
+
+
+def small_log(lists: int = 30) -> list[dict[str, Any]]:
+    """Lists of three; the item that was viewed before is clicked."""
+    return [event for number in range(lists) for event in visit(number)]
+
+
+def visit(number: int) -> list[dict[str, Any]]:
+    start, wanted = 1_700_000_000_000 + number * 60_000, f"i{number % 3}"
+    who = {"user": f"u{number}", "session": f"s{number}"}
+    items = [{"id": f"i{place}", "fields": {"price": place}} for place in range(3)]
+    viewed = {"event": "interaction", "id": f"v{number}", "type": "view", "item": wanted}
+    shown = {"event": "ranking", "id": f"r{number}", "items": items}
+    clicked = viewed | {"id": f"c{number}", "type": "click", "ranking": f"r{number}"}
+    events = enumerate((viewed, shown, clicked))
+    return [event | who | {"timestamp": start + 1000 * place} for place, event in events]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str, tmp_path: Path) -> None:
+    done = streamrank(*command.split(), "--help", folder=tmp_path)
+    assert done.returncode == 0
+    assert f"streamrank {command}" in " ".join(done.stdout.split())
+    assert "Example" in done.stdout
+
+
+def test_it_says_its_version(tmp_path: Path) -> None:
+    assert streamrank("--version", folder=tmp_path).stdout == f"{__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["replay"], 2, "--events"),
+        (["replay", "--events", "x", "--learn-until", "1.5"], 2, "--learn-until"),
+        (["demo", "--speed", "fast"], 2, "must be max, got 'fast'"),
+        (["run", "nonsense"], 2, "nonsense"),
+        (["nonsense"], 2, "nonsense"),
+        (["replay", "--events", "missing.jsonl"], 1, "missing.jsonl"),
+        (["init", "--events", "."], 1, "."),
+        (["doctor", "--settings", "missing.toml"], 1, "missing.toml"),
+        (["topics", "check", "--settings", "missing.toml"], 1, "missing.toml"),
+    ],
+)
+def test_what_is_wrong_is_said_without_a_traceback(
+    arguments: list[str], code: int, said: str, tmp_path: Path
+) -> None:
+    done = streamrank(*arguments, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_init_writes_settings_that_load_and_never_over_others(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(lines_of(small_log()))
+    assert streamrank("init", "--events", "log.jsonl", folder=tmp_path).returncode == 0
+    written = (tmp_path / "streamrank.toml").read_text()
+    assert 'label = "click"' in written
+    again = streamrank("init", "--events", "log.jsonl", folder=tmp_path)
+    assert (again.returncode, "--force" in again.stderr) == (1, True)
+    assert streamrank("init", "--events", "log.jsonl", "--force", folder=tmp_path).returncode == 0
+
+
+def test_a_log_without_feedback_is_refused_with_the_reason(tmp_path: Path) -> None:
+    events = [event for event in small_log() if event.get("type") != "click"]
+    (tmp_path / "log.jsonl").write_text(lines_of(events))
+    done = streamrank("train", "--events", "log.jsonl", folder=tmp_path)
+    assert done.returncode == 1
+    assert "the ranker cannot be trained: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_replay_trains_measures_and_says_the_same_twice(tmp_path: Path) -> None:
+    """The clicked item is always the one touched before, which the model learns."""
+    log = [*small_log(90), {"event": "nonsense"}, small_log(1)[0]]
+    (tmp_path / "log.jsonl").write_text(lines_of(log))
+    reports = []
+    for name in ("one.json", "two.json"):
+        done = streamrank(
+            *("replay", "--events", "log.jsonl", "--report", name, "--rankings", "lists.jsonl"),
+            folder=tmp_path,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == ""
+        reports.append(json.loads((tmp_path / name).read_text()))
+    one, two = reports
+    assert one["lists"] == {"shown": 90, "labelled": 90, "measured": 27}
+    assert one["events"] == {"read": 272, "dead_letters": 1, "duplicates": 0, "late": 1}
+    assert one["systems"]["recently_touched"]["mrr"] == 1.0
+    assert one["systems"]["as_shown"]["mrr"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+    assert one["systems"]["streamrank"]["mrr"] > 0.9
+    assert one["systems"] == two["systems"]
+    [model] = one["models"]
+    assert (model["published"], model["lists_seen"]) == (True, 63)
+    lists = [json.loads(line) for line in (tmp_path / "lists.jsonl").read_text().splitlines()]
+    assert len({ranking["id"] for ranking in lists}) == len(lists)
+
+
+def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "report.json").mkdir()
+    done = streamrank("doctor", "--report", "report.json", folder=tmp_path)
+    assert done.returncode in (1, 2)
+    assert "report.json" in done.stderr
+    assert "Traceback" not in done.stderr
