@@ -38,11 +38,13 @@ class Survey:
     """What a log holds, found before it is replayed.
 
     Attributes:
+        events: Events that could be read.
         shown: Lists that were shown or asked for.
         labelled: Those that got feedback, in the order in which they were shown.
         clicked: The items that got it, by list.
     """
 
+    events: int
     shown: int
     labelled: tuple[str, ...]
     clicked: Mapping[str, frozenset[str]]
@@ -63,16 +65,18 @@ def survey(records: Iterable[Incoming], known: Settings, now: datetime) -> Surve
     """Look which lists of a log got feedback."""
     feedback = Feedback(known.feature_schema())
     shown: dict[str, frozenset[str]] = {}
+    events = 0
     for read in steps.decode(decoders_of(known), records, now, known.events.max_ahead):
         if isinstance(read, DeadLetter):
             continue
+        events += 1
         if isinstance(read.event, (Shown, Request)):
             shown.setdefault(read.event.id, frozenset(item.id for item in read.event.items))
         elif isinstance(read.event, Interaction):
             feedback.take(read.event)
     clicked = {list_id: feedback.clicked(list_id) & items for list_id, items in shown.items()}
     labelled = tuple(list_id for list_id, items in clicked.items() if items)
-    return Survey(len(shown), labelled, {list_id: clicked[list_id] for list_id in labelled})
+    return Survey(events, len(shown), labelled, {list_id: clicked[list_id] for list_id in labelled})
 
 
 def lane_of(known: Settings, scorer: Scorer, now: datetime) -> Lane:

@@ -50,6 +50,7 @@ class Tally:
     reranked: int = 0
     events: int = 0
     dead_letters: int = 0
+    records: int = 0  # rankings and dead letters that came
 
     def request(self, request_id: str, now: float) -> None:
         """Note a request that was sent."""

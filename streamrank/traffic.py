@@ -15,7 +15,7 @@ from zlib import crc32
 import numpy as np
 
 from streamrank.evaluation import metrics
-from streamrank.events import Event, Interaction, Ranking, Request, Shown
+from streamrank.events import Event, Ranking, Request, Shown
 from streamrank.simulate import World
 from streamrank.tally import Arm
 
@@ -62,6 +62,7 @@ class LogTraffic:
     held: int = 10_000
     _blocked: dict[str, deque[Event | Request]] = field(default_factory=dict)
     _asked: dict[str, Request] = field(default_factory=dict)
+    _lists: set[str] = field(default_factory=set)
     _waiting: int = 0
     _ended: bool = False
     _started: int = 0
@@ -79,6 +80,8 @@ class LogTraffic:
                 self._ended = True
                 return
             self._taken += 1
+            if isinstance(event, (Shown, Request)) and not self._is_new(event.id):
+                continue  # the flows answer it once
             blocked = self._blocked.get(event.key)
             if blocked is not None and event.event != "item":
                 blocked.append(event)
@@ -87,6 +90,11 @@ class LogTraffic:
             send = self._send(event)
             room -= send.topic == "requests"
             yield send
+
+    def _is_new(self, list_id: str) -> bool:
+        new = list_id not in self._lists
+        self._lists.add(list_id)
+        return new
 
     def _send(self, event: Event | Request) -> Send:
         if isinstance(event, Shown):

@@ -1,0 +1,125 @@
+"""The load of a demo: sends what is due, takes what comes back, keeps the count."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from zlib import crc32
+
+from streamrank.edges.broker import HeldProducer
+from streamrank.edges.kafka import Reader
+from streamrank.events import Event, Ranking, Request, decode_ranking
+from streamrank.stage import DemoError, Stage
+from streamrank.tally import Tally
+from streamrank.traffic import Send, Traffic
+
+OPEN_REQUESTS = 32
+"""Requests under way at once: enough to keep two cores busy, few enough to keep latency low."""
+REDRAW = 0.25
+"""Seconds between two pictures."""
+PATIENCE = 60.0
+"""Seconds without any progress after which a demo gives up."""
+
+
+def now_ms() -> int:
+    """Return the time as epoch milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass
+class Drive:
+    """The one end of all topics that is not a flow."""
+
+    stage: Stage
+    producer: HeldProducer
+    reader: Reader
+    alive: Callable[[], None]
+    """Raises where a flow has ended."""
+    on_ranking: Callable[[Ranking], None] = lambda ranking: None
+    tally: Tally = field(default_factory=Tally)
+
+    def send(self, sends: Iterable[Send]) -> None:
+        """Send records, held back while the flows lag behind."""
+        for send in sends:
+            topic = self.stage.known.topic(send.topic)
+            payload = send.message.encode()
+            while not self.producer.send(topic, send.message.key, payload):
+                self.alive()
+                self.producer.wait(0.002)
+            if send.topic == "requests":
+                self.tally.request(send.message.id, time.monotonic())
+            else:
+                self.tally.events += 1
+
+    def receive(self, wait: float) -> Iterator[Ranking]:
+        """Give the first answers to requests that have come; wait for one at most so long (s)."""
+        dead = self.stage.known.topic("dead-letters")
+        for record in self.reader.poll(wait):
+            self.tally.records += 1
+            if record.topic == dead:
+                self.tally.dead_letters += 1
+                continue
+            ranking = decode_ranking(record.value)
+            self.on_ranking(ranking)
+            if self.tally.answer(ranking, time.monotonic()):
+                yield ranking
+
+    def warm(self, past: Iterable[Event]) -> None:
+        """Tell the flows what happened before, and wait until both have read it.
+
+        Raises:
+            DemoError: They make no progress, or one has ended.
+        """
+        self.send(Send("events", event) for event in past)
+        self.send(Send("requests", one) for one in _first_requests())
+        left, patience = -1, 0.0
+        while self.producer.unread or self.tally.open:
+            self.alive()
+            self.producer.wait(0.02)
+            for _ in self.receive(0.02):
+                pass
+            if self.producer.unread != left:
+                left, patience = self.producer.unread, time.monotonic() + PATIENCE
+            elif time.monotonic() > patience:
+                raise DemoError(f"the flows make no progress with {left} records to read")
+        self.tally = Tally()
+
+    def run(self, traffic: Traffic, show: Callable[[float], None]) -> None:
+        """Let people act until they are done; `show` is called with the seconds so far.
+
+        Raises:
+            DemoError: Nothing is answered any more, or a flow has ended.
+        """
+        start = heard = time.monotonic()
+        drawn = 0.0
+        while not traffic.done:
+            self.alive()
+            self.send(traffic.due(now_ms(), OPEN_REQUESTS - self.tally.open))
+            for ranking in self.receive(0.002):
+                heard = time.monotonic()
+                self.send(traffic.answered(ranking, now_ms()))
+            if self.tally.open and time.monotonic() - heard > PATIENCE:
+                raise DemoError(
+                    f"{self.tally.open} requests are without an answer for {PATIENCE:.0f} s; "
+                    f"see {self.stage.folder}/*.log"
+                )
+            if time.monotonic() - drawn > REDRAW:
+                drawn = time.monotonic()
+                show(drawn - start)
+        show(time.monotonic() - start)
+
+    def rest(self) -> None:
+        """Take what the flows still wrote while they stopped."""
+        taken = -1
+        while taken != self.tally.records:
+            taken = self.tally.records
+            for _ in self.receive(0.5):
+                pass
+
+
+def _first_requests() -> list[Request]:
+    """Return a request for each partition, of nobody and for nothing: they count nowhere."""
+    names = [f"first-{number}" for number in range(40)]
+    users = {crc32(name.encode()) % 4: name for name in names}
+    return [Request(id=name, timestamp=now_ms(), user=name, k=1) for name in users.values()]
