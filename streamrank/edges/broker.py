@@ -22,12 +22,14 @@ from confluent_kafka import KafkaError as Code
 from streamrank.edges.kafka_client import (
     PATIENCE,
     Broker,
-    Reader,
+)
+from streamrank.edges.kafka_connection import Settings as Connection
+from streamrank.edges.kafka_connection import (
     for_consumer,
     for_producer,
 )
-from streamrank.edges.kafka_client import Settings as Connection
 from streamrank.edges.kafka_errors import DeliveryFailed, KafkaError
+from streamrank.edges.kafka_reader import Reader
 from streamrank.settings import Settings
 
 ROOM = 4 * 2**20
@@ -187,6 +189,11 @@ class HeldProducer:
         """Give the flows time to catch up."""
         self._producer.poll(seconds)
         self._look()
+
+    @property
+    def unread(self) -> int:
+        """Records sent that not every reader of theirs has read, as of the last look."""
+        return self._open
 
     def close(self) -> None:
         """Wait for what is under way, and leave the broker."""

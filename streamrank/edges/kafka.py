@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from streamrank.edges.kafka_client import (
     Broker,
+)
+from streamrank.edges.kafka_connection import (
     Connection,
     Incoming,
     Outgoing,
-    Reader,
     connection,
 )
 from streamrank.edges.kafka_errors import (
@@ -25,6 +26,7 @@ from streamrank.edges.kafka_errors import (
     TopicMissing,
     TopicsRefused,
 )
+from streamrank.edges.kafka_reader import Reader
 from streamrank.edges.kafka_sink import KafkaSink
 from streamrank.edges.kafka_source import STOPPING, KafkaSource
 

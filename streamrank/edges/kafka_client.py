@@ -1,38 +1,32 @@
-"""Records, the connection, and questions to a broker: what source, sink and reader share."""
+"""Questions to a broker, and what its answers mean: what source, sink and reader share."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Code
 from confluent_kafka.admin import AdminClient
 
+from streamrank.edges.kafka_connection import Incoming, Settings, address, for_admin
 from streamrank.edges.kafka_errors import (
     BrokerUnreachable,
-    ConnectionIncomplete,
     KafkaError,
     OffsetGone,
     ReadFailed,
     TopicMissing,
 )
-from streamrank.settings import KafkaSection, Secrets
 
 log = logging.getLogger(__name__)
-Settings = Mapping[str, str | int]
 PATIENCE = 5.0
 """Seconds that a broker gets to answer a question at the start."""
 BATCH = 1000
 """Records taken from librdkafka at once."""
-ID_HEADER = "id"
-_FOR_CONSUMERS = ("group.id",)
-_FOR_PRODUCERS = ("message.timeout.ms",)
 _PASSING = (
     Code._UNKNOWN_PARTITION,
     Code.UNKNOWN_TOPIC_OR_PART,
@@ -41,154 +35,12 @@ _PASSING = (
     Code.NOT_COORDINATOR,
     Code.COORDINATOR_NOT_AVAILABLE,
     Code.COORDINATOR_LOAD_IN_PROGRESS,
+    Code.FENCED_LEADER_EPOCH,
+    Code.UNKNOWN_LEADER_EPOCH,
+    Code._TRANSPORT,
+    Code._TIMED_OUT,
 )
 A = TypeVar("A")
-
-
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """A record as it was read.
-
-    Examples:
-        >>> Incoming("events", 3, 17, b"{}").origin
-        'events[3]@17'
-    """
-
-    topic: str
-    partition: int
-    offset: int
-    value: bytes
-    key: bytes | None = None
-    received: float = 0.0  # epoch ms
-
-    @property
-    def origin(self) -> str:
-        """Where the record came from."""
-        return f"{self.topic}[{self.partition}]@{self.offset}"
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A record to write.
-
-    One with an `id` carries it as a header, and is in the topic once even after a crash.
-    """
-
-    key: str
-    value: bytes
-    id: str | None = None
-
-
-class Connection(dict[str, str | int]):
-    """librdkafka's settings; its text shows no password."""
-
-    def __repr__(self) -> str:
-        shown = {key: "***" if "password" in key else value for key, value in self.items()}
-        return f"Connection({shown})"
-
-    __str__ = __repr__
-
-
-def connection(section: KafkaSection, secrets: Secrets) -> Connection:
-    """Return librdkafka's settings for the configured broker.
-
-    Args:
-        section: The `[kafka]` table.
-        secrets: Passwords from the environment.
-
-    Raises:
-        ConnectionIncomplete: The protocol needs a name, a password or a mechanism not given.
-
-    Examples:
-        >>> found = connection(KafkaSection(bootstrap_servers="kafka:9092"), Secrets())
-        >>> found["bootstrap.servers"], found["security.protocol"]
-        ('kafka:9092', 'PLAINTEXT')
-    """
-    given: dict[str, object] = {
-        "bootstrap.servers": section.bootstrap_servers,
-        "security.protocol": section.security_protocol,
-        "group.id": section.group,
-        "message.timeout.ms": round(section.delivery_timeout.total_seconds() * 1000),
-    }
-    if section.security_protocol in ("SSL", "SASL_SSL"):
-        given |= {
-            "ssl.ca.location": section.ssl_ca_location,
-            "ssl.certificate.location": section.ssl_certificate_location,
-            "ssl.key.location": section.ssl_key_location,
-            "ssl.key.password": secrets.ssl_key_password
-            and secrets.ssl_key_password.get_secret_value(),
-        }
-    if section.security_protocol.startswith("SASL"):
-        given |= _sasl(section, secrets)
-    return Connection(
-        (key, value if isinstance(value, int) else str(value))
-        for key, value in given.items()
-        if value is not None
-    )
-
-
-def _sasl(section: KafkaSection, secrets: Secrets) -> dict[str, object]:
-    needed = {
-        "kafka.sasl_mechanism": section.sasl_mechanism,
-        "kafka.sasl_username": section.sasl_username,
-        "the environment variable STREAMRANK_SASL_PASSWORD": secrets.sasl_password,
-    }
-    missing = [name for name, value in needed.items() if value is None]
-    if missing or secrets.sasl_password is None:
-        raise ConnectionIncomplete(
-            f"kafka.security_protocol {section.security_protocol} needs {' and '.join(missing)}"
-        )
-    return {
-        "sasl.mechanism": section.sasl_mechanism,
-        "sasl.username": section.sasl_username,
-        "sasl.password": secrets.sasl_password.get_secret_value(),
-    }
-
-
-def without(settings: Settings, *keys: str) -> dict[str, Any]:
-    """Return settings without some keys, and without librdkafka's own lines on stderr."""
-    kept = {key: value for key, value in settings.items() if key not in keys}
-    return {"log_level": 2, "error_cb": _log_error, **kept}
-
-
-def _log_error(error: Code) -> None:
-    log.warning("kafka: %s", error.str())
-
-
-def for_admin(settings: Settings) -> dict[str, Any]:
-    """Return what an admin client takes of a connection."""
-    return without(settings, *_FOR_CONSUMERS, *_FOR_PRODUCERS)
-
-
-def for_producer(settings: Settings) -> dict[str, Any]:
-    """Return what a producer takes of a connection."""
-    return without(settings, *_FOR_CONSUMERS)
-
-
-def for_consumer(settings: Settings, group: str, fetch_wait_ms: int) -> dict[str, Any]:
-    """Return what a consumer takes of a connection: explicit offsets, and loud where one is gone.
-
-    Args:
-        settings: The connection.
-        group: Under which progress is committed; nobody ever joins it.
-        fetch_wait_ms: How long a broker may hold back an answer that has no record.
-    """
-    return without(settings, *_FOR_PRODUCERS) | {
-        "group.id": group,
-        "auto.offset.reset": "error",
-        "allow.auto.create.topics": False,
-        "enable.auto.commit": False,
-        "enable.auto.offset.store": False,
-        "fetch.wait.max.ms": fetch_wait_ms,
-        # By default a full queue stops fetching for a whole second.
-        "fetch.queue.backoff.ms": 5,
-        "reconnect.backoff.max.ms": 2000,
-    }
-
-
-def address(settings: Settings) -> str:
-    """Return where the broker should be."""
-    return str(settings.get("bootstrap.servers", "?"))
 
 
 class Broker:
@@ -235,6 +87,11 @@ class Broker:
         found = self.ask(lambda: self._client.list_topics(timeout=PATIENCE))
         return str(found.cluster_id).startswith("mockCluster")
 
+    def learn(self) -> None:
+        """Learn who leads what; a client that does not is refused after a broker's restart."""
+        with suppress(KafkaException):
+            self._client.list_topics(timeout=PATIENCE)
+
     def partitions(self, topics: Sequence[str]) -> dict[str, int]:
         """Return how many partitions each of these topics has.
 
@@ -254,21 +111,28 @@ class Broker:
         return {name: found[name] for name in topics}
 
 
-def patiently(consumer: Consumer, what: str, question: Callable[[], A]) -> A:
+def patiently(what: str, question: Callable[[], A], patience: float = 2 * PATIENCE) -> A:
     """Ask until the answer is final: what is new or moves has no leader or coordinator yet.
+
+    Args:
+        what: What is asked about, for the error.
+        question: Asks once.
+        patience: Seconds after which a passing refusal is final.
 
     Raises:
         ReadFailed: The broker does not answer, or says no.
     """
-    deadline = time.monotonic() + 2 * PATIENCE
+    deadline = time.monotonic() + patience
     while True:
         try:
             return question()
-        except KafkaException as error:
-            code: Code = error.args[0]
-            if code.code() not in _PASSING or time.monotonic() > deadline:
-                raise ReadFailed(f"{what}: {code.str()}") from error
-            consumer.poll(0.05)
+        except (KafkaException, TimeoutError) as error:
+            code = error.args[0] if isinstance(error, KafkaException) else None
+            passing = code is None or code.retriable() or code.code() in _PASSING
+            if not passing or time.monotonic() > deadline:
+                reason = f"no answer within {patience:.0f} s" if code is None else code.str()
+                raise ReadFailed(f"{what}: {reason}") from error
+            time.sleep(0.05)
 
 
 def span(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
@@ -279,7 +143,7 @@ def span(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
     """
     where, what = TopicPartition(topic, partition), f"{topic}[{partition}]"
     ask = partial(consumer.get_watermark_offsets, where, timeout=2 * PATIENCE, cached=False)
-    found = patiently(consumer, what, ask)
+    found = patiently(what, ask)
     if found is None:
         raise ReadFailed(f"{what}: no answer within {2 * PATIENCE:.0f} s")
     return found
@@ -292,7 +156,7 @@ def noted(consumer: Consumer, places: Sequence[TopicPartition]) -> list[TopicPar
         ReadFailed: The broker does not say.
     """
     ask = partial(consumer.committed, list(places), timeout=2 * PATIENCE)
-    return patiently(consumer, f"progress in {places[0].topic}", ask)
+    return patiently(f"progress in {places[0].topic}", ask)
 
 
 def note(consumer: Consumer, place: TopicPartition) -> None:
@@ -302,7 +166,7 @@ def note(consumer: Consumer, place: TopicPartition) -> None:
         ReadFailed: The broker did not take it.
     """
     commit = partial(consumer.commit, offsets=[place], asynchronous=False)
-    patiently(consumer, f"progress in {place.topic}[{place.partition}]", commit)
+    patiently(f"progress in {place.topic}[{place.partition}]", commit)
 
 
 def gone(topic: str, partition: int, wanted: int, low: int, high: int) -> OffsetGone:
@@ -339,71 +203,3 @@ def as_incoming(message: Message, received: float) -> Incoming:
     assert partition is not None  # noqa: S101
     assert offset is not None  # noqa: S101
     return Incoming(topic, partition, offset, message.value() or b"", message.key(), received)
-
-
-class Reader:
-    """All records of some topics, in one process, without a group: for demos, letters and tests.
-
-    Args:
-        settings: The connection.
-        topics: What to read; all must exist.
-        from_end: Leave out what is there already.
-
-    Raises:
-        TopicMissing: A topic is not on the broker.
-        BrokerUnreachable: Nobody answers.
-    """
-
-    def __init__(
-        self, settings: Settings, topics: Sequence[str], *, from_end: bool = False
-    ) -> None:
-        counts = Broker(settings).partitions(topics)
-        group = f"{settings.get('group.id', 'streamrank')}-reader"
-        self._consumer = Consumer(for_consumer(settings, group, 5))
-        self._next: dict[tuple[str, int], int] = {}
-        for topic, count in counts.items():
-            for partition in range(count):
-                low, high = span(self._consumer, topic, partition)
-                self._next[topic, partition] = high if from_end else low
-        self._consumer.assign([TopicPartition(*where, at) for where, at in self._next.items()])
-
-    def poll(self, wait: float) -> list[Incoming]:
-        """Return what is there; wait for the first record at most so long.
-
-        Args:
-            wait: Seconds.
-
-        Raises:
-            OffsetGone: Records were deleted before they were read.
-        """
-        first = self._consumer.poll(wait)
-        if first is None:
-            return []
-        received = time.time() * 1000
-        records = []
-        for message in (first, *self._consumer.consume(BATCH, 0)):
-            if message.error() is not None:
-                where = message.topic() or "?", message.partition() or 0
-                error = failed(self._consumer, message, self._next.get(where, -1))
-                if error is not None:
-                    raise error
-                continue
-            record = as_incoming(message, received)
-            self._next[record.topic, record.partition] = record.offset + 1
-            records.append(record)
-        return records
-
-    def close(self) -> None:
-        """Leave the broker."""
-        self._consumer.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -11,27 +11,24 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from contextlib import closing
 from zlib import crc32
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
-from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka import KafkaError as Code
+from confluent_kafka import KafkaException, Message, Producer
 
 from streamrank.edges.kafka_client import (
-    BATCH,
-    ID_HEADER,
     PATIENCE,
     Broker,
+)
+from streamrank.edges.kafka_connection import (
+    ID_HEADER,
     Outgoing,
     Settings,
-    for_consumer,
     for_producer,
-    note,
-    noted,
-    span,
 )
-from streamrank.edges.kafka_errors import DeliveryFailed, KafkaError, ReadFailed
+from streamrank.edges.kafka_errors import DeliveryFailed
+from streamrank.edges.kafka_history import History
 
 log = logging.getLogger(__name__)
 Written = tuple[int, tuple[str, ...]]
@@ -67,8 +64,8 @@ class KafkaSink(FixedPartitionedSink[Outgoing, Written]):
             BrokerUnreachable: Nobody answers.
             TopicMissing: The topic is not on the broker.
         """
-        count = Broker(self._connection).partitions([self._topic])[self._topic]
-        self._producer()  # an idempotent one takes a moment to get its number
+        broker, _ = self._clients()
+        count = broker.partitions([self._topic])[self._topic]
         return [f"{self._topic}[{index:06d}]" for index in range(count)]
 
     def part_fn(self, item_key: str) -> int:
@@ -81,100 +78,19 @@ class KafkaSink(FixedPartitionedSink[Outgoing, Written]):
         """Open a partition; after a crash, read what was written to it since the snapshot."""
         index = int(for_part[len(self._topic) + 1 : -1])
         group = f"{self._connection.get('group.id', 'streamrank')}-{step_id}-{index}"
-        history = _History(self._connection, self._topic, index, group)
+        broker, producer = self._clients()
+        history = History(self._connection, broker, self._topic, index, group)
         written = history.begin() if resume_state is None else history.since(*resume_state)
-        return _Partition(self._producer(), self._topic, index, history, *written)
+        return _Partition(producer, self._topic, index, history, *written)
 
-    def _producer(self) -> Producer:
-        # One for each worker thread: its reports then come in that thread alone.
-        producer: Producer | None = getattr(self._workers, "producer", None)
-        if producer is None:
+    def _clients(self) -> tuple[Broker, Producer]:
+        # For each worker thread its own: a producer's reports then come in that thread alone.
+        clients: tuple[Broker, Producer] | None = getattr(self._workers, "clients", None)
+        if clients is None:
             settings = {"enable.idempotence": True, "linger.ms": 0, "message.max.bytes": LARGEST}
             producer = Producer(settings | for_producer(self._connection))
-            self._workers.producer = producer
-        return producer
-
-
-class _History:
-    """What was written to a partition before this run."""
-
-    def __init__(self, connection: Settings, topic: str, index: int, group: str) -> None:
-        self._connection = connection
-        self._where = TopicPartition(topic, index)
-        self._group = group
-        self._begun = False
-
-    def begin(self) -> tuple[int, set[str]]:
-        """Return where to start without a snapshot.
-
-        The first time that is the topic's end. It is noted in a group until a snapshot of this
-        partition is complete: a crash before that finds the note.
-        """
-        self._begun = True
-        with self._consumer() as consumer:
-            [before] = noted(consumer, [self._where])
-            if before.offset >= 0:
-                return self._read(consumer, before.offset)
-            topic, index = self._where.topic, self._where.partition
-            _, high = span(consumer, topic, index)
-            note(consumer, TopicPartition(topic, index, high))
-            return high, set()
-
-    def since(self, offset: int, known: tuple[str, ...]) -> tuple[int, set[str]]:
-        """Return the partition's end and the ids written from an offset on."""
-        with self._consumer() as consumer:
-            end, found = self._read(consumer, offset)
-        return end, found.union(known)
-
-    def settled(self) -> None:
-        """Take the note away: a snapshot is complete."""
-        if not self._begun:
-            return
-        self._begun = False
-        try:
-            broker = Broker(self._connection)
-            if broker.embedded():
-                return  # it cannot remove groups, and librdkafka aborts the process that asks
-            for done in broker.client.delete_consumer_groups([self._group]).values():
-                done.result(PATIENCE)
-        except (KafkaException, KafkaError, TimeoutError) as error:
-            # Left in place it costs a longer look back after a loss of all state.
-            log.info("group %s was not removed: %s", self._group, error)
-
-    def _consumer(self) -> closing[Consumer]:
-        settings = for_consumer(self._connection, self._group, 5) | {"enable.partition.eof": True}
-        return closing(Consumer(settings))
-
-    def _read(self, consumer: Consumer, offset: int) -> tuple[int, set[str]]:
-        topic, index = self._where.topic, self._where.partition
-        low, high = span(consumer, topic, index)
-        if not low <= offset <= high:
-            span_text = f"wrote up to {offset}, and the broker holds {low} to {high}"
-            log.warning("%s[%s]: %s; ids are read from %s", topic, index, span_text, low)
-            offset = low
-        ids: set[str] = set()
-        if offset == high:
-            return high, ids
-        consumer.assign([TopicPartition(topic, index, offset)])
-        while True:
-            for message in consumer.consume(BATCH, 0.05):
-                error = message.error()
-                if error is None:
-                    ids.update(_ids(message))
-                elif error.code() == Code._PARTITION_EOF:
-                    log.info("%s[%s]: %s ids written since %s", topic, index, len(ids), offset)
-                    return message.offset() or high, ids
-                elif not error.retriable():
-                    raise ReadFailed(f"{topic}[{index}]: {error.str()}")
-
-
-def _ids(message: Message) -> list[str]:
-    headers = message.headers() or []
-    pairs = headers.items() if isinstance(headers, dict) else headers
-    values = [value for name, value in pairs if name == ID_HEADER and value is not None]
-    return [
-        value.decode(errors="replace") if isinstance(value, bytes) else value for value in values
-    ]
+            clients = self._workers.clients = Broker(self._connection), producer
+        return clients
 
 
 class _Partition(StatefulSinkPartition[Outgoing, Written]):
@@ -185,7 +101,7 @@ class _Partition(StatefulSinkPartition[Outgoing, Written]):
         producer: Producer,
         topic: str,
         index: int,
-        history: _History,
+        history: History,
         end: int,
         written: set[str],
     ) -> None:

@@ -21,15 +21,17 @@ from confluent_kafka import KafkaError as Code
 from streamrank.edges.kafka_client import (
     BATCH,
     Broker,
-    Incoming,
-    Settings,
     as_incoming,
     failed,
-    for_consumer,
     gone,
     note,
     noted,
     span,
+)
+from streamrank.edges.kafka_connection import (
+    Incoming,
+    Settings,
+    for_consumer,
 )
 
 log = logging.getLogger(__name__)

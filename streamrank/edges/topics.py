@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ from confluent_kafka.admin import (
     TopicMetadata,
 )
 
-from streamrank.edges.kafka_client import PATIENCE, Broker, connection
+from streamrank.edges.kafka_client import PATIENCE, Broker
+from streamrank.edges.kafka_connection import connection
 from streamrank.edges.kafka_errors import TopicsRefused
 from streamrank.settings import Secrets, Settings
 
@@ -110,6 +112,9 @@ def create(settings: Settings, secrets: Secrets) -> list[str]:
     if refused:
         where = settings.kafka.bootstrap_servers
         raise TopicsRefused(f"topics not created at {where}: {'; '.join(refused)}")
+    deadline = time.monotonic() + PATIENCE
+    while not broker.topics().keys() >= set(created) and time.monotonic() < deadline:
+        time.sleep(0.05)  # the controller has them, and its brokers hear of it in a moment
     return created
 
 

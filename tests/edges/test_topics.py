@@ -12,7 +12,7 @@ from streamrank.edges import topics as edge
 from streamrank.edges.broker import EmbeddedBroker
 from streamrank.edges.kafka import BrokerUnreachable, TopicsRefused
 from streamrank.settings import KafkaSection, Secrets, Settings
-from tests.services import ROOT, Topics, free_port
+from tests.services import ROOT, Topics, free_port, until
 
 NAMES = ["events", "requests", "rankings", "served", "examples", "dead-letters", "models"]
 
@@ -78,6 +78,7 @@ def test_what_is_missing_is_added_and_what_exists_stays_as_it_is(
     topics.write(known.topic("events"), [b"kept"])
     client = AdminClient({"bootstrap.servers": kafka_bootstrap})
     client.delete_topics([known.topic("served")])[known.topic("served")].result(20)
+    until(lambda: bool(edge.check(known, Secrets())), 20, "the deletion reaches the broker")
     assert edge.create(known, Secrets()) == [known.topic("served")]
     assert topics.values(known.topic("events")) == [b"kept"]
 
@@ -91,6 +92,7 @@ def test_the_check_names_every_difference(kafka_bootstrap: str, topics: Topics) 
     client.create_partitions([NewPartitions(events, 6)])[events].result(20)
     topics.configure(served, "retention.ms", "1000")
     topics.configure(models, "cleanup.policy", "delete")
+    until(lambda: len(edge.check(known, Secrets())) == 3, 20, "the changes reach the broker")
     assert edge.check(known, Secrets()) == [
         f"{events} has 6 partitions, wanted 4",
         f"{served} has retention.ms 1000, wanted 21600000",

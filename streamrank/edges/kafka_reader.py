@@ -1,0 +1,81 @@
+"""Reading topics without a flow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from confluent_kafka import Consumer, TopicPartition
+
+from streamrank.edges.kafka_client import BATCH, Broker, as_incoming, failed, span
+from streamrank.edges.kafka_connection import Incoming, Settings, for_consumer
+
+
+class Reader:
+    """All records of some topics, in one process, without a group: for demos, letters and tests.
+
+    Args:
+        settings: The connection.
+        topics: What to read; all must exist.
+        from_end: Leave out what is there already.
+
+    Raises:
+        TopicMissing: A topic is not on the broker.
+        BrokerUnreachable: Nobody answers.
+    """
+
+    def __init__(
+        self, settings: Settings, topics: Sequence[str], *, from_end: bool = False
+    ) -> None:
+        counts = Broker(settings).partitions(topics)
+        group = f"{settings.get('group.id', 'streamrank')}-reader"
+        self._consumer = Consumer(for_consumer(settings, group, 5))
+        self._next: dict[tuple[str, int], int] = {}
+        for topic, count in counts.items():
+            for partition in range(count):
+                low, high = span(self._consumer, topic, partition)
+                self._next[topic, partition] = high if from_end else low
+        self._consumer.assign([TopicPartition(*where, at) for where, at in self._next.items()])
+
+    def poll(self, wait: float) -> list[Incoming]:
+        """Return what is there; wait for the first record at most so long.
+
+        Args:
+            wait: Seconds.
+
+        Raises:
+            OffsetGone: Records were deleted before they were read.
+        """
+        first = self._consumer.poll(wait)
+        if first is None:
+            return []
+        received = time.time() * 1000
+        records = []
+        for message in (first, *self._consumer.consume(BATCH, 0)):
+            if message.error() is not None:
+                where = message.topic() or "?", message.partition() or 0
+                error = failed(self._consumer, message, self._next.get(where, -1))
+                if error is not None:
+                    raise error
+                continue
+            record = as_incoming(message, received)
+            self._next[record.topic, record.partition] = record.offset + 1
+            records.append(record)
+        return records
+
+    def close(self) -> None:
+        """Leave the broker."""
+        self._consumer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
