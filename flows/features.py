@@ -16,13 +16,14 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
-from streamrank import deployment, operators, steps
+from streamrank import deployment, operators, steps, steps_features
 from streamrank.edges.kafka import Incoming, Outgoing
 from streamrank.edges.store import FeatureStore, Row
 from streamrank.events import Item
 from streamrank.features.aggregate import Entity, Impact, Popular
 from streamrank.operators import Clock
-from streamrank.steps import Decoder, Plan, Skipped
+from streamrank.steps import Decoder, Plan
+from streamrank.steps_features import Skipped
 
 SHARDS = 16
 """Into how many batches the rows of a flush are split: at least one for each worker."""
@@ -47,29 +48,29 @@ def build(
 
     people = op.filter("people", decoded.oks, lambda read: not isinstance(read.event, Item))
     by_user = op.key_on("by_user", people, lambda read: read.event.key)
-    user_step = partial(steps.count_user, plan)
+    user_step = partial(steps_features.count_user, plan)
     users = op.key_rm("users", operators.keep("count_users", by_user, Entity, user_step, ttl, now))
     impacts = operators.only("impacts", users, Impact)
     skipped = operators.only("skipped", users, Skipped)
 
-    items = op.filter_map("items", decoded.oks, lambda read: steps.item_event(read.event))
+    items = op.filter_map("items", decoded.oks, lambda read: steps_features.item_event(read.event))
     by_item = op.key_on("by_item", op.merge("changes", items, impacts), lambda change: change.item)
-    item_step = partial(steps.count_item, plan)
+    item_step = partial(steps_features.count_item, plan)
     item_rows = operators.keep("count_items", by_item, Entity, item_step, ttl, now)
 
     user_rows = operators.only("user_rows", users, Row)
     rows = op.merge("rows", user_rows, op.key_rm("item_rows", item_rows))
     by_shard = op.key_on("by_shard", rows, lambda row: str(crc32(row.key.encode()) % SHARDS))
     batches = op.key_rm("batches", operators.latest("latest", by_shard, flush, now))
-    stored = op.flat_map_batch("store", batches, partial(steps.store_rows, store))
+    stored = op.flat_map_batch("store", batches, partial(steps_features.store_rows, store))
 
     as_one = op.key_on("as_one", stored, lambda rows: "all")
-    popular_step = partial(steps.count_popular, plan)
+    popular_step = partial(steps_features.count_popular, plan)
     popular = operators.keep("popular", as_one, Popular, popular_step, ttl, now)
     best = op.map("best", op.key_rm("popular_rows", popular), lambda row: [row])
     op.output("store_popular", best, operators.StoreSink(store))
 
-    late = op.filter_map("late", skipped, lambda skip: steps.too_late(plan, skip, now()))
+    late = op.filter_map("late", skipped, lambda skip: steps_features.too_late(plan, skip, now()))
     letters = op.map("letters", op.merge("dead", decoded.errs, late), steps.letter_record)
     op.output("dead_letters", letters, dead_letters)
     return flow

@@ -15,12 +15,13 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
-from streamrank import deployment, operators, steps
+from streamrank import deployment, operators, steps, steps_ranking
 from streamrank.edges.kafka import Incoming, Outgoing
 from streamrank.edges.store import FeatureStore
 from streamrank.features.state import UserState
 from streamrank.operators import Clock
-from streamrank.steps import Decoder, Plan, Scorer
+from streamrank.steps import Decoder, Plan
+from streamrank.steps_ranking import Scorer
 
 
 def build(
@@ -47,20 +48,20 @@ def build(
     records = op.input("events", flow, events)
     decoded = operators.decode("decode", records, decoders, ahead, now)
 
-    people = op.filter("people", decoded.oks, lambda read: steps.is_of_a_person(read.event))
+    people = op.filter("people", decoded.oks, lambda read: steps_ranking.is_of_a_person(read.event))
     by_user = op.key_on("by_user", people, lambda read: read.event.key)
-    track = partial(steps.track, plan)
+    track = partial(steps_ranking.track, plan)
     tracked = operators.keep("track_users", by_user, UserState, track, ttl, now)
 
     queries = op.key_rm("queries", tracked)
-    filled = op.flat_map_batch("retrieve", queries, partial(steps.retrieve, plan, store))
-    enriched = op.flat_map_batch("enrich", filled, partial(steps.enrich, plan, store))
-    scored = op.flat_map_batch("score", enriched, partial(steps.score, scorer))
+    filled = op.flat_map_batch("retrieve", queries, partial(steps_ranking.retrieve, plan, store))
+    enriched = op.flat_map_batch("enrich", filled, partial(steps_ranking.enrich, plan, store))
+    scored = op.flat_map_batch("score", enriched, partial(steps_ranking.score, scorer))
 
     answers = op.filter("answers", scored, lambda one: one.query.source != "ranking")
-    ranked = op.map("rank", answers, lambda one: steps.to_ranking(plan, one, now()))
-    op.output("rankings", op.map("encode", ranked, steps.ranking_record), rankings)
-    op.output("served", op.map("log", scored, partial(steps.served_record, plan)), served)
+    ranked = op.map("rank", answers, lambda one: steps_ranking.to_ranking(plan, one, now()))
+    op.output("rankings", op.map("encode", ranked, steps_ranking.ranking_record), rankings)
+    op.output("served", op.map("log", scored, partial(steps_ranking.served_record, plan)), served)
 
     mine = op.filter("mine", decoded.errs, lambda one: one.origin.partition("[")[0] in reports)
     op.output("dead_letters", op.map("letters", mine, steps.letter_record), dead_letters)

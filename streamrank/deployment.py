@@ -14,7 +14,8 @@ from streamrank.edges import kafka, onnxruntime, registry
 from streamrank.edges.cache import CachedStore
 from streamrank.features import inputs
 from streamrank.settings import Secrets, Settings
-from streamrank.steps import Decoder, Plan, Scorer
+from streamrank.steps import Decoder, Plan
+from streamrank.steps_ranking import Scorer
 
 log = logging.getLogger(__name__)
 

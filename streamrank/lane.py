@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
-from streamrank import steps
+from streamrank import steps, steps_features, steps_ranking
 from streamrank.edges.kafka import Incoming
 from streamrank.edges.store import FeatureStore, Row
 from streamrank.events import DeadLetter, Ranking, utc
 from streamrank.features.aggregate import Entity, Impact, Popular
 from streamrank.features.state import UserState
-from streamrank.steps import Decoder, Plan, Read, Scored, Scorer, Skipped
+from streamrank.steps import Decoder, Plan, Read
+from streamrank.steps_features import Skipped
+from streamrank.steps_ranking import Scored, Scorer
 
 S = TypeVar("S")
 
@@ -103,25 +105,27 @@ class Lane:
 
     def ranking(self, scored: Scored) -> Ranking:
         """Return the message of a ranked list; in a replay it takes no time."""
-        return steps.to_ranking(self.plan, scored, utc(round(scored.query.received)))
+        return steps_ranking.to_ranking(self.plan, scored, utc(round(scored.query.received)))
 
     def _rank(self, read: Read) -> list[Scored]:
-        if not steps.is_of_a_person(read.event):
+        if not steps_ranking.is_of_a_person(read.event):
             return []
         key, at = read.event.key, read.event.timestamp
-        user, queries = steps.track(self.plan, self._users.get(key, at), read)
+        user, queries = steps_ranking.track(self.plan, self._users.get(key, at), read)
         self._users.put(key, at, user)
         if not queries:
             return []
-        filled = steps.retrieve(self.plan, self.store, queries)
-        return steps.score(self.scorer, steps.enrich(self.plan, self.store, filled))
+        filled = steps_ranking.retrieve(self.plan, self.store, queries)
+        return steps_ranking.score(self.scorer, steps_ranking.enrich(self.plan, self.store, filled))
 
     def _count(self, read: Read) -> None:
         at = read.event.timestamp
-        item = steps.item_event(read.event)
+        item = steps_features.item_event(read.event)
         changes, rows = self._count_user(read) if item is None else ([], [])
         for change in changes if item is None else [item]:
-            entity, out = steps.count_item(self.plan, self._items.get(change.item, at), change)
+            entity, out = steps_features.count_item(
+                self.plan, self._items.get(change.item, at), change
+            )
             self._items.put(change.item, at, entity)
             rows += out
         if rows:
@@ -130,7 +134,7 @@ class Lane:
     def _count_user(self, read: Read) -> tuple[list[Impact], list[Row]]:
         event = read.event
         known = self._people.get(event.key, event.timestamp)
-        entity, outcome = steps.count_user(self.plan, known, read)
+        entity, outcome = steps_features.count_user(self.plan, known, read)
         self._people.put(event.key, event.timestamp, entity)
         self.counts.update(one.verdict for one in outcome if isinstance(one, Skipped))
         changes = [one for one in outcome if isinstance(one, Impact)]
@@ -138,7 +142,7 @@ class Lane:
 
     def _store(self, rows: list[Row]) -> None:
         self.store.write(rows)
-        self._popular, best = steps.count_popular(self.plan, self._popular, rows)
+        self._popular, best = steps_features.count_popular(self.plan, self._popular, rows)
         if best:
             self.store.write(best)
 

@@ -12,7 +12,7 @@ from bytewax.dataflow import Stream, operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
-from streamrank import steps
+from streamrank import steps, steps_features
 from streamrank.edges.kafka import Incoming
 from streamrank.edges.store import FeatureStore, Row
 from streamrank.events import DeadLetter
@@ -125,7 +125,7 @@ class _StorePartition(StatelessSinkPartition[list[Row]]):
     store: FeatureStore
 
     def write_batch(self, items: list[list[Row]]) -> None:
-        steps.store_rows(self.store, items)
+        steps_features.store_rows(self.store, items)
 
     def close(self) -> None:
         self.store.flush()

@@ -26,7 +26,8 @@ from streamrank.lane import Lane
 from streamrank.learning.examples import Example
 from streamrank.learning.feedback import Feedback
 from streamrank.settings import Settings
-from streamrank.steps import Decoder, Read, Scored, Scorer
+from streamrank.steps import Decoder, Read
+from streamrank.steps_ranking import Scored, Scorer
 
 TOPIC = "events"
 Train = Callable[[list[Example]], Scorer]

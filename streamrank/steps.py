@@ -1,59 +1,24 @@
-"""The steps between an event and its ranked list, as functions over batches.
+"""The first and the last steps of every flow: bytes to events, and what could not be used.
 
-The flows wire them; `replay` calls them one after the other.  There is no second way from an
-event to a list.
+What lies between is in `steps_features` and `steps_ranking`.  The flows wire these functions;
+`lane` calls them one after the other.  There is no second way from an event to a list.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal, Protocol
-
-import numpy as np
 
 from streamrank.edges.kafka import Incoming, Outgoing
-from streamrank.edges.store import FeatureStore, Row, Values, View
-from streamrank.events import (
-    Candidate,
-    DeadLetter,
-    Event,
-    Interaction,
-    Item,
-    Ranking,
-    Request,
-    Served,
-    Shown,
-    User,
-    Value,
-)
-from streamrank.features import aggregate, inputs, state, windows
-from streamrank.features.aggregate import Entity, Impact, Popular
-from streamrank.features.inputs import Array, Inputs, Query, Rows
-from streamrank.features.ledger import Verdict
+from streamrank.events import DeadLetter, Event, Ranking, Request
 from streamrank.features.schema import Schema
-from streamrank.features.state import Rules, UserState
-from streamrank.ranking import rerank
-
-log = logging.getLogger(__name__)
+from streamrank.features.state import Rules
 
 
 def milliseconds(moment: datetime) -> int:
     """Return a moment as epoch milliseconds."""
     return round(moment.timestamp() * 1000)
-
-
-class Scorer(Protocol):
-    """A model that scores whole batches of lists."""
-
-    @property
-    def version(self) -> str:
-        """Which version this is, `""` for none."""
-
-    def score(self, batch: Sequence[Inputs]) -> list[Array]:
-        """Return scores of shape (C, heads) for each list, higher is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +33,6 @@ class Plan:
     k: int
     popular: int
 
-
-# --- reading ----------------------------------------------------------------------------------
 
 Decoder = Callable[[bytes], Event | Request | Ranking]
 
@@ -112,291 +75,6 @@ def dead_letter(record: Incoming, reason: str, now: datetime) -> DeadLetter:
     return DeadLetter(
         reason=reason, origin=record.origin, payload=record.value, timestamp=milliseconds(now)
     )
-
-
-# --- features ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """An event that did not count: a duplicate, or later than allowed."""
-
-    verdict: Verdict
-    read: Read
-    newest: int  # event time of the key's newest event, ms
-
-
-def count_user(plan: Plan, user: Entity, read: Read) -> tuple[Entity, list[Row | Impact | Skipped]]:
-    """Take an event into its user's windows or fields, and say what it means for items."""
-    event = read.event
-    if isinstance(event, User):
-        user, news = aggregate.describe(user, event, plan.schema.user)
-        if not news:
-            return user, []
-        user, row = _row(user, "user_fields", event.key, event.timestamp)
-        return user, [row]
-    if not isinstance(event, (Interaction, Shown, Ranking)):
-        return user, []
-    if isinstance(event, Ranking) and event.trigger is not None:
-        return user, []  # the list that is on the screen already, in another order
-    user, verdict, impacts = aggregate.deed(user, event, plan.schema, plan.rules.lateness)
-    if verdict != "new":
-        return user, [Skipped(verdict, read, user.ledger.newest)]
-    user, row = _row(user, "user_windows", event.key, event.timestamp)
-    return user, [row, *impacts]
-
-
-def too_late(plan: Plan, skipped: Skipped, now: datetime) -> DeadLetter | None:
-    """Report what came later than allowed; a duplicate needs no report."""
-    if skipped.verdict != "late":
-        return None
-    event = skipped.read.event
-    reason = (
-        f"{event.event}.timestamp: must be at most {plan.rules.lateness} ms before the newest "
-        f"event of its user ({skipped.newest}), got {event.timestamp}: too late"
-    )
-    return dead_letter(skipped.read.record, reason, now)
-
-
-def count_item(plan: Plan, item: Entity, change: Impact | Item) -> tuple[Entity, list[Row]]:
-    """Take a catalogue event, or what a deed means for this item."""
-    if isinstance(change, Item):
-        item, news = aggregate.describe(item, change, plan.schema.item)
-        if not news:
-            return item, []
-        item, row = _row(item, "item_fields", change.item, change.timestamp)
-    else:
-        item = aggregate.impact(item, change, plan.schema)
-        item, row = _row(item, "item_windows", change.item, change.at)
-    return item, [row]
-
-
-def _row(entity: Entity, view: View, key: str, at: int) -> tuple[Entity, Row]:
-    values: Values = entity.fields
-    if view in ("user_windows", "item_windows") and entity.window is not None:
-        at, values = entity.window.at, windows.pack(entity.window)
-    entity, revision = aggregate.stamped(entity, view, at)
-    return entity, Row(view, key, at, revision, values)
-
-
-def count_popular(plan: Plan, known: Popular, rows: Sequence[Row]) -> tuple[Popular, list[Row]]:
-    """Take changed item windows into the list of popular items."""
-    changed = [
-        (row.key, row.values)
-        for row in rows
-        if row.view == "item_windows" and isinstance(row.values, np.ndarray)
-    ]
-    if not changed:
-        return known, []
-    known = aggregate.popular(known, changed, plan.schema, 4 * plan.popular)
-    stamp = max(known.at * 1000, known.stamp + 1)
-    items = tuple(known.weights)[: plan.popular]
-    row = Row("popular", "all", known.at, stamp - known.at * 1000, {"items": items})
-    return replace(known, stamp=stamp), [row]
-
-
-def item_event(event: Event | Request | Ranking) -> Item | None:
-    """Return the event where it is of an item."""
-    return event if isinstance(event, Item) else None
-
-
-def store_rows(store: FeatureStore, batches: Iterable[Sequence[Row]]) -> list[list[Row]]:
-    """Write the rows of several batches at once, and pass the batches on."""
-    known = [list(batch) for batch in batches]
-    rows = [row for batch in known for row in batch]
-    if rows:
-        store.write(rows)
-    return known
-
-
-# --- ranking ----------------------------------------------------------------------------------
-
-
-def is_of_a_person(event: Event | Request | Ranking) -> bool:
-    """Say whether the rank flow's state of a user takes this event in."""
-    return isinstance(event, (Interaction, Shown, Request))
-
-
-def track(plan: Plan, user: UserState, read: Read) -> tuple[UserState, list[Query]]:
-    """Take an event into its user's state, and say which list is to be ranked now, if any."""
-    event, received = read.event, read.record.received
-    if not isinstance(event, (Interaction, Shown, Request)):  # see `is_of_a_person`
-        return user, []
-    before = user
-    user, verdict = state.advance(user, event, plan.rules)
-    if verdict != "new":
-        return user, []
-    if not isinstance(event, Interaction):
-        return user, [_asked(before, event, received)]
-    current = state.triggers(user, event, plan.triggers, plan.trigger_every)
-    if current is None:
-        return user, []
-    user = replace(user, triggered=event.timestamp)
-    query = Query(
-        id=rerank.trigger_id(current.id, event.id),
-        user=event.key,
-        session=event.session,
-        at=event.timestamp,
-        source="trigger",
-        request=current.id,
-        trigger=event.id,
-        k=current.k,
-        context=current.context,
-        candidates=current.candidates,
-        state=user,
-        received=received,
-    )
-    return user, [query]
-
-
-def _asked(before: UserState, event: Shown | Request, received: float) -> Query:
-    source: Literal["request", "ranking"] = "request" if isinstance(event, Request) else "ranking"
-    return Query(
-        id=event.id,
-        user=event.key,
-        session=event.session,
-        at=event.timestamp,
-        source=source,
-        request=event.id,
-        trigger=None,
-        k=event.k if isinstance(event, Request) else None,
-        context=event.fields,
-        candidates=event.items,
-        state=before,
-        received=received,
-    )
-
-
-def retrieve(plan: Plan, store: FeatureStore, queries: Sequence[Query]) -> list[Query]:
-    """Give candidates to the queries without: what the user touched, then what is popular."""
-    if all(query.candidates for query in queries):
-        return list(queries)
-    newest = max(query.at for query in queries)
-    found = store.read("popular", ["all"], newest)[0]
-    items = found.get("items") if isinstance(found, Mapping) else ()
-    known = items if isinstance(items, tuple) else ()
-    return [query if query.candidates else _filled(plan, query, known) for query in queries]
-
-
-def _filled(plan: Plan, query: Query, known: Iterable[object]) -> Query:
-    touched = [step.item for step in reversed(query.state.steps) if step.item]
-    items = dict.fromkeys([*touched, *(str(item) for item in known)])
-    return replace(query, candidates=tuple(Candidate(id=i) for i in items)[: plan.popular])
-
-
-@dataclass(frozen=True, slots=True)
-class Enriched:
-    """A query with the model's inputs."""
-
-    query: Query
-    inputs: Inputs
-
-
-def enrich(plan: Plan, store: FeatureStore, queries: Sequence[Query]) -> list[Enriched]:
-    """Read what the store knows of a batch, once a view, and build the model's inputs."""
-    if not queries:
-        return []
-    at = max(query.at for query in queries)
-    items = list({candidate.id: None for query in queries for candidate in query.candidates})
-    users = list({query.user: None for query in queries})
-    item_windows = _vectors(plan, store, "item_windows", items, at)
-    user_windows = _vectors(plan, store, "user_windows", users, at)
-    item_fields = _mappings(store, "item_fields", items, at) if plan.schema.item else {}
-    user_fields = _mappings(store, "user_fields", users, at) if plan.schema.user else {}
-    enriched = []
-    for query in queries:
-        ids = [candidate.id for candidate in query.candidates]
-        rows = Rows(
-            user_window=user_windows.get(query.user),
-            user_fields=user_fields.get(query.user, {}),
-            item_windows=[item_windows.get(i) for i in ids],
-            item_fields=[item_fields.get(i, {}) for i in ids],
-        )
-        enriched.append(Enriched(query, inputs.build(plan.schema, query, rows)))
-    return enriched
-
-
-def _vectors(
-    plan: Plan, store: FeatureStore, view: View, keys: Sequence[str], at: int
-) -> dict[str, Array]:
-    """Read windows; one of other horizons or channels than ours is as good as none."""
-    expected = windows.width(len(plan.schema.horizons), len(plan.schema.channels))
-    found: dict[str, Array] = {}
-    for key, values in zip(keys, store.read(view, keys, at), strict=True):
-        if isinstance(values, np.ndarray) and len(values) == expected:
-            found[key] = values
-        elif values is not None:
-            log.warning("%s of %r was written under other settings: ignored", view, key)
-    return found
-
-
-def _mappings(
-    store: FeatureStore, view: View, keys: Sequence[str], at: int
-) -> dict[str, Mapping[str, Value]]:
-    read = zip(keys, store.read(view, keys, at), strict=True)
-    return {key: values for key, values in read if isinstance(values, Mapping)}
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """A query with what the model saw and said."""
-
-    query: Query
-    inputs: Inputs
-    scores: Array
-    model: str
-
-
-def score(scorer: Scorer, batch: Sequence[Enriched]) -> list[Scored]:
-    """Score a batch of lists in as few runs of the model as their sizes allow."""
-    scores = scorer.score([enriched.inputs for enriched in batch])
-    return [
-        Scored(enriched.query, enriched.inputs, list_scores, scorer.version)
-        for enriched, list_scores in zip(batch, scores, strict=True)
-    ]
-
-
-def to_ranking(plan: Plan, scored: Scored, now: datetime) -> Ranking:
-    """Turn scores into the message for the application."""
-    return rerank.to_ranked(
-        scored.query,
-        scored.scores,
-        model=scored.model,
-        features=plan.features,
-        latency_ms=max(0.0, now.timestamp() * 1000 - scored.query.received),
-        k=plan.k,
-        policy="greedy" if scored.model else "incoming",
-    )
-
-
-def to_served(plan: Plan, scored: Scored) -> Served:
-    """Turn scores into the record of what the model saw."""
-    query = scored.query
-    return Served(
-        id=query.id,
-        user=query.user,
-        timestamp=query.at,
-        items=tuple(candidate.id for candidate in query.candidates),
-        model=scored.model,
-        features=plan.features,
-        source=query.source,
-        inputs=scored.inputs,
-        scores=scored.scores,
-    )
-
-
-# --- writing ----------------------------------------------------------------------------------
-
-
-def ranking_record(ranking: Ranking) -> tuple[str, Outgoing]:
-    """Return the record of a ranked list, keyed by its user."""
-    return ranking.key, Outgoing(ranking.key, ranking.encode(), ranking.id)
-
-
-def served_record(plan: Plan, scored: Scored) -> tuple[str, Outgoing]:
-    """Return the record of what the model saw, keyed by its user."""
-    user, served = scored.query.user, to_served(plan, scored)
-    return user, Outgoing(user, served.encode(), served.id)
 
 
 def letter_record(letter: DeadLetter) -> tuple[str, Outgoing]:

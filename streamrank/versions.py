@@ -25,7 +25,7 @@ from streamrank.edges.registry import Manifest
 from streamrank.errors import StreamRankError
 from streamrank.learning.examples import Example
 from streamrank.settings import Settings
-from streamrank.steps import Scorer
+from streamrank.steps_ranking import Scorer
 
 if TYPE_CHECKING:
     from streamrank.model import training  # torch and transformers take seconds to import

@@ -15,7 +15,8 @@ from flows import features, rank
 from streamrank.edges.kafka import Incoming, Outgoing
 from streamrank.lane import Lane
 from streamrank.served import Served, decode_served
-from streamrank.steps import Read, Scored, to_served
+from streamrank.steps import Read
+from streamrank.steps_ranking import Scored, to_served
 from tests.flows import stage
 from tests.flows.stage import asked, deed, record, shown
 
