@@ -20,10 +20,13 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from streamrank import infer, replay
 from streamrank import settings as settings_module
 from streamrank.edges import log as event_log
 from streamrank.edges.kafka import Incoming
+from streamrank.events import Ranking
 from streamrank.settings import Settings
+from streamrank.steps import Read, decode
 
 
 def settings_for(path: Path | None, events: Path, console: Console) -> Settings:
@@ -44,13 +47,11 @@ def inferred(events: Path, label: str | None, conversion: str | None, console: C
     Raises:
         StreamRankError: The log cannot be read, or has nothing to infer from.
     """
-    from streamrank import infer, replay
-    from streamrank.steps import Read, decode
-
     known = Settings()
     with records_of(events, "looking", console) as records:
         read = decode(replay.decoders_of(known), records, datetime.now(UTC), known.events.max_ahead)
-        seen = (one.event for one in read if isinstance(one, Read))
+        kept = (one.event for one in read if isinstance(one, Read))
+        seen = (event for event in kept if not isinstance(event, Ranking))
         inferred = infer.infer(seen, label=label, conversion=conversion)
     for note in inferred.notes:
         say(console, f"- {note}")
