@@ -1,8 +1,8 @@
 """The root of what is expected to go wrong.
 
-    StreamRankError
-    ├── settings.SettingsError
-    └── one family per edge: kafka, store, onnxruntime, registry, log
+StreamRankError
+├── settings.SettingsError
+└── one family per edge: kafka, store, onnxruntime, registry, log
 """
 
 

@@ -13,10 +13,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
+from bytewax.errors import BytewaxRuntimeError
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 
 from streamrank.edges import kafka
+from streamrank.errors import StreamRankError
 from streamrank.settings import SETTINGS_VARIABLE, StateSection, load
 
 log = logging.getLogger(__name__)
@@ -38,13 +40,21 @@ def run(flow: FlowName, path: Path | None) -> None:
     module = importlib.import_module(f"flows.{flow}")
     with _orderly_stop():
         dataflow = module.main()
+        recovery = _recovery(known.state, flow)
         log.info("%s runs on %s", flow, known.kafka.bootstrap_servers)
-        cli_main(
-            dataflow,
-            epoch_interval=known.state.every,
-            recovery_config=_recovery(known.state, flow),
-        )
+        try:
+            cli_main(dataflow, epoch_interval=known.state.every, recovery_config=recovery)
+        except BytewaxRuntimeError as error:
+            raise _cause(error) from error
     log.info("%s stopped", flow)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what Bytewax wrapped: ours, which says what to do, or else its own."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, StreamRankError):
+        cause = cause.__cause__ or cause.__context__
+    return cause or error
 
 
 def _recovery(state: StateSection, flow: str) -> RecoveryConfig | None:
