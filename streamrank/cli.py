@@ -236,7 +236,7 @@ def write_report(path: Path | None, report: dict[str, Any]) -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    people.print(message, style="red" if code == 1 else None, markup=False, highlight=False)
+    people.print(message, style="red" if code == 1 else None, markup=False, highlight=False, soft_wrap=True)
     sys.exit(code)
 
 

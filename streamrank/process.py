@@ -17,9 +17,9 @@ from bytewax.errors import BytewaxRuntimeError
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 
-from streamrank.edges import kafka
+from streamrank.edges import kafka, topics
 from streamrank.errors import StreamRankError
-from streamrank.settings import SETTINGS_VARIABLE, StateSection, load
+from streamrank.settings import SETTINGS_VARIABLE, Secrets, StateSection, load
 
 log = logging.getLogger(__name__)
 FlowName = Literal["features", "rank"]
@@ -33,10 +33,15 @@ def run(flow: FlowName, path: Path | None) -> None:
     Args:
         flow: Which of the flows.
         path: The settings file; `None` looks where `settings.load` looks.
+
+    Raises:
+        StreamRankError: The broker, a topic, the store or the model is not as it must be.
     """
     if path is not None:
         os.environ[SETTINGS_VARIABLE] = str(path)
+    os.environ["RUST_BACKTRACE"] = "0"  # an error of ours passes through Bytewax as a panic
     known = load()
+    topics.reach(known, Secrets())
     module = importlib.import_module(f"flows.{flow}")
     with _orderly_stop():
         dataflow = module.main()
