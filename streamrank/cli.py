@@ -236,7 +236,8 @@ def write_report(path: Path | None, report: dict[str, Any]) -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    people.print(message, style="red" if code == 1 else None, markup=False, highlight=False, soft_wrap=True)
+    style = "red" if code == 1 else None
+    people.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
     sys.exit(code)
 
 
