@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from streamrank.events import Candidate, Interaction, Request, Shown
 from streamrank.features.ledger import Ledger, Verdict, admit
@@ -28,6 +28,14 @@ class Rules:
     lateness: int = 600_000
 
 
+class Number(NamedTuple):
+    """A quantity of an item in a list: the taste of whoever touches it."""
+
+    name: str
+    value: float
+    rank: float  # share of the list that has more of it
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """Something the user did, `count` times in a row."""
@@ -39,6 +47,8 @@ class Step:
     last: int  # ms
     count: int = 1
     value: str = ""  # the interaction's own fields, as words
+    place: int = -1  # where the item stood in the list of the time, -1 where it did not
+    numbers: tuple[Number, ...] = ()  # the quantities that the list gave for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +104,7 @@ def advance(
         return state, verdict
     state = _in_session(replace(state, ledger=ledger), event)
     if isinstance(event, Interaction):
-        return replace(state, steps=_stepped(state.steps, event)[-rules.history :]), verdict
+        return replace(state, steps=_stepped(state, event)[-rules.history :]), verdict
     if not event.items:  # nothing shown yet: retrieval will say what
         return state, verdict
     k = event.k if isinstance(event, Request) else None
@@ -113,25 +123,42 @@ def _in_session(state: UserState, event: Interaction | Shown | Request) -> UserS
     steps = 1 if isinstance(event, Interaction) else 0
     if event.session == state.session and state.session_start:
         return replace(state, session_steps=state.session_steps + steps)
-    return replace(
-        state, session=event.session, session_start=event.timestamp, session_steps=steps
-    )
+    return replace(state, session=event.session, session_start=event.timestamp, session_steps=steps)
 
 
-def _stepped(steps: tuple[Step, ...], event: Interaction) -> tuple[Step, ...]:
+def _stepped(state: UserState, event: Interaction) -> tuple[Step, ...]:
     """Add a deed in event time; a run of the same deed is one step."""
+    steps = state.steps
     value = " ".join(f"{name}={word}" for name, word in sorted(event.fields.items()))
     at = event.timestamp
-    new = Step(event.type, event.item, event.session, at, at, 1, value)
     if steps:
         last = steps[-1]
         same = (last.type, last.item, last.session, last.value)
-        if at >= last.last and same == (new.type, new.item, new.session, value):
+        if at >= last.last and same == (event.type, event.item, event.session, value):
             return (*steps[:-1], replace(last, last=at, count=last.count + 1))
-    place = len(steps)
-    while place and steps[place - 1].last > at:  # late: before what happened after it
-        place -= 1
-    return (*steps[:place], new, *steps[place:])
+    place, numbers = _as_listed(state.current, event.item)
+    new = Step(event.type, event.item, event.session, at, at, 1, value, place, numbers)
+    end = len(steps)
+    while end and steps[end - 1].last > at:  # late: before what happened after it
+        end -= 1
+    return (*steps[:end], new, *steps[end:])
+
+
+def _as_listed(current: List | None, item: str | None) -> tuple[int, tuple[Number, ...]]:
+    """Find an item in a list: its place, and its quantities."""
+    candidates = current.candidates if current and item else ()
+    place = next((p for p, one in enumerate(candidates) if one.id == item), -1)
+    if place < 0:
+        return -1, ()
+    own = candidates[place].fields
+    values = {name: v for name, v in own.items() if isinstance(v, float)}
+    return place, tuple(Number(name, v, _share(candidates, name, v)) for name, v in values.items())
+
+
+def _share(candidates: tuple[Candidate, ...], name: str, value: float) -> float:
+    """Return the share of the candidates that have more of a quantity."""
+    others = (one.fields.get(name) for one in candidates)
+    return sum(isinstance(v, float) and v > value for v in others) / len(candidates)
 
 
 def triggers(

@@ -86,7 +86,9 @@ def to_onnx(ranker: Ranker) -> bytes:
 
 def _axes(name: str) -> dict[int, object]:
     free = torch.export.Dim.DYNAMIC
-    return {0: free} if name.startswith("context") else {0: free, 1: free}
+    if name == "context_numbers":
+        return {0: free}
+    return {0: free, 1: free, 2: free} if name == "candidate_tokens" else {0: free, 1: free}
 
 
 def check(graph: bytes, ranker: Ranker, batches: list[Inputs]) -> None:

@@ -12,7 +12,7 @@ candidates that were sent.  Padding is told by `history_types == 0` and `candida
 Unknown items and users have no special case: ids and words are hashed into buckets in the graph.
 
 Shapes: B lists, H steps, C candidates, T words, F dense features of a candidate and G of the
-list, K bins, D width.
+list, K bins of all features together, D width.
 """
 
 from __future__ import annotations
@@ -54,9 +54,10 @@ class Configuration:
         trees: Soft trees.
         depth: Their depth.
         buckets: Rows of the table of hashed ids, and of the table of hashed words.
-        bins: Bins of a dense feature, K.
+        bins: Bins of a dense feature, at most.
         dropout: Share of hidden units dropped in training.
         feature_dropout: Share of the dense features dropped in training.
+        item_dropout: Share of the ids dropped in training, so that content has to do as well.
     """
 
     heads: tuple[str, ...]
@@ -70,9 +71,10 @@ class Configuration:
     trees: int = 32
     depth: int = 5
     buckets: int = 1 << 14
-    bins: int = 12
+    bins: int = 24
     dropout: float = 0.2
     feature_dropout: float = 0.1
+    item_dropout: float = 0.5
 
 
 SIZES: Mapping[Size, Mapping[str, int]] = {
@@ -106,56 +108,63 @@ def configure(schema: Schema, size: Size = "small") -> Configuration:
 class Bins(nn.Module):
     """Piecewise-linear encoding of numbers: how far each one reaches into each of its bins.
 
-    Component k of a feature is 0 below its k-th bin, 1 above, and linear between.  The edges are
+    The component of a bin is 0 below it, 1 above it, and linear in between.  The edges are
     quantiles of what was learned from; they travel with the weights.
+
+    Args:
+        feature: Which feature each bin is of, (K,).
+        low: Where each bin begins, (K,).
+        scale: One over its width, (K,).
 
     References:
         Gorishniy, Rubachev, Babenko, NeurIPS 2022, "On embeddings for numerical features in
         tabular deep learning".
     """
 
-    def __init__(self, features: int, bins: int) -> None:
+    def __init__(self, feature: Tensor, low: Tensor, scale: Tensor) -> None:
         super().__init__()
+        self.feature: Tensor
         self.low: Tensor
         self.scale: Tensor
-        self.register_buffer("low", torch.zeros(features, bins))
-        self.register_buffer("scale", torch.zeros(features, bins))
-
-    def fit(self, values: Array) -> None:
-        """Set the edges from examples, shape (N, F)."""
-        low, scale = edges(values, self.low.shape[1])
-        self.low.copy_(torch.from_numpy(low))
-        self.scale.copy_(torch.from_numpy(scale))
+        self.register_buffer("feature", feature)
+        self.register_buffer("low", low)
+        self.register_buffer("scale", scale)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Encode (..., F) as (..., F * K)."""
-        encoded = ((values[..., None] - self.low) * self.scale).clamp(0.0, 1.0)  # (..., F, K)
-        return encoded.flatten(-2)
+        """Encode (..., F) as (..., K)."""
+        spread = values.index_select(-1, self.feature)  # (..., K)
+        return ((spread - self.low) * self.scale).clamp(0.0, 1.0)
 
 
-def edges(values: Array, bins: int) -> tuple[Array, Array]:
-    """Return where each bin begins and one over its width, both (F, K); 0 and 0 for no bin.
+def fit_bins(values: Array, bins: int) -> Bins:
+    """Return the bins that fit examples, shape (N, F); at most `bins` a feature."""
+    found = [edges(column, bins) for column in values.T]
+    feature = np.repeat(np.arange(len(found)), [len(one) - 1 for one in found])
+    low = np.concatenate([one[:-1] for one in found])
+    scale = np.concatenate([1 / np.diff(one) for one in found])
+    return Bins(torch.from_numpy(feature), torch.from_numpy(low), torch.from_numpy(scale))
 
-    A value that many examples share (0 for "never") is one edge; the quantiles of all others
-    are the rest, so that a rare quantity has as fine bins as a common one.
+
+def edges(values: Array, bins: int) -> Array:
+    """Return the edges of at most `bins` bins of a feature, rising, float32.
+
+    A value that more examples share than any other (0 for "never") is one edge; the quantiles
+    of all the rest are the others, so that a rare quantity has as fine bins as a common one.
 
     Examples:
-        >>> low, scale = edges(np.array([[0.0], [0.0], [1.0], [3.0]]), 2)
-        >>> low.tolist(), scale.tolist()
-        ([[0.0, 1.0]], [[1.0, 0.5]])
+        >>> edges(np.array([0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 4.0]), 3).tolist()
+        [0.0, 1.0, 2.0, 4.0]
     """
-    low = np.zeros((values.shape[1], bins), np.float32)
-    scale = np.zeros_like(low)
-    for place, column in enumerate(values.T.astype(np.float32)):
-        distinct, counts = np.unique(column, return_counts=True)
-        if len(distinct) > bins + 1:
-            most = distinct[counts.argmax()]
-            rest = np.quantile(column[column != most], np.linspace(0, 1, bins), method="nearest")
-            distinct = np.unique(np.append(rest, most))
-        widths = np.diff(distinct)
-        low[place, : len(widths)] = distinct[:-1]
-        scale[place, : len(widths)] = 1 / widths
-    return low, scale
+    distinct, counts = np.unique(values.astype(np.float32), return_counts=True)
+    if len(distinct) > bins + 1:
+        most = distinct[counts.argmax()]
+        rest = np.repeat(distinct, counts)[np.repeat(distinct != most, counts)]
+        # Edges are values that occurred, as far apart in rank as can be.
+        places = np.linspace(0, len(rest) - 1, bins).astype(np.int64)
+        distinct = np.unique(np.append(rest[places], most))
+    least = 1e-5 * max(1e-5, float(distinct[-1] - distinct[0]))  # no bin so narrow that it jumps
+    found: Array = distinct[np.diff(distinct, prepend=-np.inf) > least]
+    return found
 
 
 class Buckets(nn.Module):
@@ -164,13 +173,13 @@ class Buckets(nn.Module):
     def __init__(self, rows: int, width: int) -> None:
         super().__init__()
         self.rows = rows
-        self.table = nn.Embedding(rows, width)
-        nn.init.normal_(self.table.weight, std=0.05)
+        self.table = nn.Embedding(rows, width, padding_idx=0)
+        nn.init.normal_(self.table.weight[1:], std=0.05)
 
     def forward(self, hashes: Tensor) -> Tensor:
         """Look up int64 hashes (...) as (..., D)."""
-        vectors: Tensor = self.table(hashes % self.rows)
-        return vectors * (hashes != 0)[..., None]
+        vectors: Tensor = self.table(torch.where(hashes == 0, 0, 1 + hashes % (self.rows - 1)))
+        return vectors
 
 
 class Steps(nn.Module):
@@ -288,35 +297,35 @@ class Trees(nn.Module):
     def __init__(self, trees: int, depth: int, outputs: int) -> None:
         super().__init__()
         self.trees, self.depth = trees, depth
-        self.leaves = nn.Parameter(torch.randn(trees, 1 << depth, outputs) * 0.05)
+        self.leaves = nn.Parameter(torch.randn((1 << depth) * trees, outputs) * 0.05)
 
     def forward(self, questions: Tensor) -> Tensor:
-        """Answer (..., trees * depth), yes above 0, with (..., outputs)."""
-        yes = questions.sigmoid().view(*questions.shape[:-1], self.trees, self.depth, 1)
-        both = torch.cat([1 - yes, yes], -1)  # (..., trees, depth, 2)
-        reach = both[..., 0, :]  # (..., trees, 2)
+        """Answer (..., depth * trees), yes above 0, with (..., outputs)."""
+        yes = questions.sigmoid().view(*questions.shape[:-1], self.depth, 1, self.trees)
+        no = 1 - yes
+        reach = torch.cat([no[..., 0, :, :], yes[..., 0, :, :]], -2)  # (..., 2, trees)
         for level in range(1, self.depth):
-            reach = (reach[..., :, None] * both[..., level, None, :]).flatten(-2)
-        return torch.einsum("...tl,tlo->...o", reach, self.leaves)
+            split = no[..., level, :, :], yes[..., level, :, :]
+            reach = torch.cat([reach * split[0], reach * split[1]], -2)  # (..., 2^level, trees)
+        return reach.flatten(-2) @ self.leaves
 
 
 class Ranker(nn.Module):
     """The whole: the inputs of `features.inputs.stack` in, a score a candidate and head out."""
 
-    def __init__(self, config: Configuration) -> None:
+    def __init__(self, config: Configuration, candidate: Bins, context: Bins) -> None:
         super().__init__()
         self.config = config
         hidden, width, outputs = config.hidden, config.width, len(config.heads)
         items, words = Buckets(config.buckets, width), Buckets(config.buckets, width)
         self.steps = Steps(config, items, words)
         self.encoder = Encoder(config)
-        self.candidate_bins = Bins(config.numbers, config.bins)
-        self.context_bins = Bins(config.context, config.bins)
+        self.candidate_bins, self.context_bins = candidate, context
         questions = config.trees * config.depth
         first = hidden + questions + outputs  # perceptron, trees and skip share one product
-        self.dense = nn.Linear(config.numbers * config.bins, first)
-        self.context = nn.Linear(config.context * config.bins + 2 * width, first)
-        self.content = nn.Linear(2 * width, first)
+        self.dense = nn.Linear(len(candidate.low), first)
+        self.context = nn.Linear(len(context.low) + 2 * width, first)
+        self.content = nn.Linear(2 * width, hidden)
         self.attention = Attention(config)
         self.perceptron = nn.Sequential(
             nn.Linear(hidden + width, hidden), nn.ReLU(), nn.Dropout(config.dropout)
@@ -342,41 +351,51 @@ class Ranker(nn.Module):
         """Score, higher is better, (B, C, heads); the inputs are those of `inputs.build`."""
         there = functional.pad(history_types > 0, (0, 1), value=True)  # (B, H + 1)
         steps = self.steps(
-            history_items, history_types, history_places, history_values, history_numbers
+            self._some(history_items),
+            history_types,
+            history_places,
+            history_values,
+            history_numbers,
         )
         history = self.encoder(self.dropout(steps), there)  # (B, H + 1, D)
         items, words = self.steps.items, self.steps.words
 
-        dense = self._without_some(self.candidate_bins(candidate_numbers))  # (B, C, F * K)
-        content = torch.cat([items(candidate_items), _mean(words, candidate_tokens)], -1)
+        dense = self._encoded(self.candidate_bins, candidate_numbers)  # (B, C, K)
+        item = items(self._some(candidate_items))  # (B, C, D)
+        content = self.content(torch.cat([item, _mean(words, candidate_tokens)], -1))
         listed = torch.cat(
             [
-                self._without_some(self.context_bins(context_numbers)),
+                self._encoded(self.context_bins, context_numbers),
                 _mean(words, context_tokens),
                 history[:, -1],
             ],
             -1,
-        )  # (B, G * K + 2 D)
-        first = self.dense(dense) + self.content(self.dropout(content))
-        first = first + self.context(listed)[:, None]  # (B, C, hidden + questions + heads)
+        )  # (B, K + 2 D)
+        first = self.dense(dense) + self.context(listed)[:, None]  # (B, C, sum of the parts)
         known, questions, skip = first.split(self.parts, -1)
 
-        known = self.dropout(known.relu())
+        known = self.dropout((known + content).relu())  # (B, C, hidden)
         found = self.attention(known, history, there, history_types, history_places)
         deep = self.perceptron(torch.cat([known, found], -1))  # (B, C, hidden)
         scores: Tensor = self.scores(deep) + self.trees(questions) + skip
         return scores.masked_fill((candidate_items == 0).unsqueeze(-1), 0.0)
 
-    def _without_some(self, encoded: Tensor) -> Tensor:
-        """Drop whole features, the same for all candidates of a list."""
+    def _some(self, hashes: Tensor) -> Tensor:
+        """In training, forget some ids: 0 is the hash of nothing."""
+        if not self.training:
+            return hashes
+        kept = torch.rand(hashes.shape, device=hashes.device) >= self.config.item_dropout
+        return hashes * kept
+
+    def _encoded(self, bins: Bins, values: Tensor) -> Tensor:
+        """Encode numbers; in training drop whole features, the same for all of a list."""
+        encoded: Tensor = bins(values)
         rate = self.config.feature_dropout
         if not self.training or not rate:
             return encoded
-        split = encoded.view(*encoded.shape[:-1], -1, self.config.bins)
-        shape = (len(encoded), *[1] * (encoded.dim() - 2), split.shape[-2], 1)
-        kept = torch.rand(shape, device=encoded.device) >= rate
-        thinned: Tensor = (split * kept).flatten(-2)
-        return thinned
+        shape = (len(values), *[1] * (values.dim() - 2), values.shape[-1])
+        kept = (torch.rand(shape, device=values.device) >= rate).float()
+        return encoded * kept.index_select(-1, bins.feature)
 
 
 def _mean(table: Buckets, hashes: Tensor) -> Tensor:

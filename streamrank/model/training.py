@@ -26,7 +26,7 @@ from streamrank.features import inputs
 from streamrank.features.inputs import Array
 from streamrank.features.schema import Schema
 from streamrank.learning.examples import Example
-from streamrank.model.ranker import Configuration, Ranker, Size, configure
+from streamrank.model.ranker import Buckets, Configuration, Ranker, Size, configure, fit_bins
 
 VALIDATED = 0.15
 """Share of the examples, the last in time, that chooses the epoch."""
@@ -42,6 +42,9 @@ class Recipe:
         batch: Lists a step.
         rate: Learning rate at its highest.
         decay: Weight decay.
+        table_rate: Learning rate of the tables of hashed ids and words, as a share of `rate`:
+            Adam takes a step of full length for a row that it sees once, and would learn it
+            by heart.
         average: How much of the averaged weights each step keeps.
         clip: Norm that a gradient is cut to.
     """
@@ -51,6 +54,7 @@ class Recipe:
     rate: float = 2e-3
     decay: float = 0.02
     average: float = 0.995
+    table_rate: float = 0.1
     clip: float = 1.0
 
 
@@ -277,10 +281,9 @@ class _Course:
         the very model that was measured.
         """
         torch.manual_seed(self.seed)
-        ranker = Ranker(self.config)
-        fit_bins(ranker, self.examples)
+        ranker = fresh(self.config, self.examples)
         averaged = Averaged(ranker, self.how.average)
-        optimizer = torch.optim.AdamW(_decayed(ranker, self.how.decay), lr=self.how.rate)
+        optimizer = torch.optim.AdamW(_grouped(ranker, self.how), lr=self.how.rate, fused=True)
         batches = -(-len(self.examples) // self.how.batch)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, _warm_cosine(batches * self.how.epochs)
@@ -307,22 +310,27 @@ class _Course:
         optimizer.step()
         self.steps += 1
         figures = {"loss": loss.item(), "gradient": norm.item()}
-        figures["rate"] = optimizer.param_groups[0]["lr"]
+        figures["rate"] = optimizer.param_groups[-1]["lr"]
         _log(self.writer, {f"{self.stage}/{name}": v for name, v in figures.items()}, self.steps)
         return figures["loss"]
 
 
-def fit_bins(ranker: Ranker, examples: Sequence[Example]) -> None:
-    """Set the edges of the bins from examples."""
-    ranker.candidate_bins.fit(np.concatenate([e.inputs["candidate_numbers"] for e in examples]))
-    ranker.context_bins.fit(np.stack([e.inputs["context_numbers"] for e in examples]))
+def fresh(config: Configuration, examples: Sequence[Example]) -> Ranker:
+    """Return a Ranker that has learned nothing but the quantiles of its dense features."""
+    numbers = np.concatenate([one.inputs["candidate_numbers"] for one in examples])
+    shared = np.stack([one.inputs["context_numbers"] for one in examples])
+    return Ranker(config, fit_bins(numbers, config.bins), fit_bins(shared, config.bins))
 
 
-def _decayed(ranker: Ranker, decay: float) -> list[dict[str, Any]]:
-    """Weights decay; biases and norms, which have one axis, do not."""
-    weights = [p for p in ranker.parameters() if p.dim() > 1]
-    rest = [p for p in ranker.parameters() if p.dim() <= 1]
-    return [{"params": weights, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
+def _grouped(ranker: Ranker, how: Recipe) -> list[dict[str, Any]]:
+    """Weights decay; biases and norms, which have one axis, do not; tables learn slowly."""
+    tables = [part.table.weight for part in ranker.modules() if isinstance(part, Buckets)]
+    rest = [p for p in ranker.parameters() if all(p is not table for table in tables)]
+    return [
+        {"params": tables, "weight_decay": how.decay, "lr": how.rate * how.table_rate},
+        {"params": [p for p in rest if p.dim() > 1], "weight_decay": how.decay},
+        {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0},
+    ]
 
 
 def _warm_cosine(steps: int, warm: float = 0.05) -> Callable[[int], float]:
