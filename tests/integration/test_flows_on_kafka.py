@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -194,16 +195,15 @@ def test_a_rank_flow_killed_under_load_loses_no_request_and_answers_none_twice(
     sent = 0
     for _ in range(3):
         with project.running(*STREAMRANK, "run", "rank") as flow:
-            before = len(project.got("rankings"))
+            before = len(answered(project))
             project.send("requests", *requests(project, sent, 60))
             sent += 60
-            until(lambda n=before: len(project.got("rankings")) > n, 60, "answers")  # type: ignore[misc]
+            until(partial(answers_more, project, before), 60, "answers")
             project.send("requests", *requests(project, sent, 20))
             sent += 20
             flow.kill()
     with project.running(*STREAMRANK, "run", "rank") as flow:
-        answered = lambda: {ranking["id"] for ranking in project.got("rankings")}  # noqa: E731
-        until(lambda: len(answered()) >= sent, 60, "every request is answered")
+        until(lambda: len(answered(project)) >= sent, 60, "every request is answered")
         flow.send_signal(signal.SIGTERM)
         assert flow.wait(30) == 0
     counts = Counter(ranking["id"] for ranking in project.got("rankings"))
@@ -213,6 +213,14 @@ def test_a_rank_flow_killed_under_load_loses_no_request_and_answers_none_twice(
         decode_served(v).id for v in project.topics.values(project.known.topic("served"))
     )
     assert seen == counts
+
+
+def answered(project: Project) -> set[str]:
+    return {ranking["id"] for ranking in project.got("rankings")}
+
+
+def answers_more(project: Project, before: int) -> bool:
+    return len(answered(project)) > before
 
 
 def requests(project: Project, first: int, count: int) -> list[dict[str, Any]]:
