@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,32 +17,30 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from rich.console import Console
-from rich.table import Table
 
 from streamrank import infer, reading, replay, steps, versions
+from streamrank.changes import Changes
 from streamrank.drive import Drive, now_ms
 from streamrank.edges import log as event_log
 from streamrank.edges.broker import EmbeddedBroker, HeldProducer, readers_of
 from streamrank.edges.kafka import Incoming, Reader, connection
 from streamrank.edges.onnxruntime import AsShown
-from streamrank.events import Event, Ranking, Request
+from streamrank.events import DeadLetter, Event
 from streamrank.learning.examples import Example
 from streamrank.settings import Secrets, Settings
 from streamrank.simulate import World
 from streamrank.stage import TOPICS, Stage, flows, prepare, refuse_other
 from streamrank.steps import Read
-from streamrank.tally import Tally
+from streamrank.tally import Rate, Tally, percentiles
 from streamrank.traffic import LogTraffic, ShopperTraffic, Traffic
-from streamrank.ui.live import LiveView, Picture
+from streamrank.ui.live import LiveView, Picture, summary, texts
 
 LEARNED = 0.7
 """Share of a log's labelled lists that the first version learns from."""
-PAST = 1_500
+PAST = 2_000
 """Lists that simulated shoppers have seen before a demo begins."""
 PACE = 30.0
 """Requests of simulated shoppers in a second."""
-KEPT = 10_000
-"""Lists that are remembered, to be held beside the same list after a click."""
 
 
 @dataclass
@@ -96,7 +93,7 @@ def run(
         broker.create(stage.known.topic(name) for name in TOPICS)
         version = versions.train(act.examples, stage.known, console)
         tally, quality = play(stage, act, view)
-    report = dict(tally.report()) | {
+    report = tally.report() | {
         "systems": quality,
         "models": [versions.as_report(version)],
         "seconds": round(time.monotonic() - started, 1),
@@ -121,7 +118,7 @@ def play(stage: Stage, act: Act, view: View) -> tuple[Tally, dict[str, dict[str,
     ):
         with flows(stage) as alive:
             reading.say(view.console, "starting the flows")
-            drive = Drive(stage, producer, reader, alive, view.look)
+            drive = Drive(stage, producer, reader, alive, view.changes)
             drive.warm(act.past)
             traffic = act.traffic()
             with view.live:
@@ -145,24 +142,14 @@ def _terminable() -> Iterator[None]:
 
 
 class View:
-    """What people see: figures while it runs, one list before and after a click, a summary."""
+    """What people see: figures while it runs, one list before and after a deed, a summary."""
 
     def __init__(self, act: Act, console: Console) -> None:
         self.console = console
         self.live = LiveView(console)
+        self.changes = Changes(act.title)
         self._act = act
-        self._lists: OrderedDict[str, list[str]] = OrderedDict()
-        self._change: tuple[str, list[str], list[str]] | None = None
-
-    def look(self, ranking: Ranking) -> None:
-        """Keep the newest list that a click changed."""
-        items = [self._act.title(placed.id) for placed in ranking.items[:10]]
-        before = self._lists.get(ranking.request)
-        if ranking.trigger is not None and before is not None and before != items:
-            self._change = ranking.user or "a visitor", before, items
-        self._lists[ranking.request] = items
-        if len(self._lists) > KEPT:
-            self._lists.popitem(last=False)
+        self._requests, self._events = Rate(), Rate()
 
     def show(self, seconds: float, tally: Tally, traffic: Traffic) -> None:
         """Show how it goes."""
@@ -170,56 +157,29 @@ class View:
 
     def picture(self, seconds: float, tally: Tally, traffic: Traffic) -> Picture:
         """Return what is to be seen now."""
-        recent = tally.percentiles(list(tally.recent))
-        who, before, after = self._change or ("", [], [])
+        latency = percentiles(tally.recent)
         return Picture(
             title="StreamRank, live",
             seconds=seconds,
             of=self._act.seconds,
             figures={
-                "requests/s": f"{len(tally.answers) / max(seconds, 1e-3):,.0f}",
-                "events/s": f"{tally.events / max(seconds, 1e-3):,.0f}",
                 "answered": f"{len(tally.answers):,} of {len(tally.sent):,}",
-                "re-ranked by a click": f"{tally.reranked:,}",
+                "lists": f"{self._requests.at(seconds, len(tally.answers)):,.0f}/s",
+                "events": f"{self._events.at(seconds, tally.events):,.0f}/s",
+                "p50": f"{latency['p50']:.1f} ms",
+                "p90": f"{latency['p90']:.1f} ms",
+                "p99": f"{latency['p99']:.1f} ms",
+                "re-ranked": f"{tally.reranked:,}",
                 "dead letters": f"{tally.dead_letters:,}",
-                "latency p50": f"{recent['p50']:.1f} ms",
-                "latency p90": f"{recent['p90']:.1f} ms",
-                "latency p99": f"{recent['p99']:.1f} ms",
             },
-            quality=_texts(traffic.quality()),
-            clicked=f"a click of {who}",
-            before=before,
-            after=after,
+            quality=texts(traffic.quality()),
+            change=self.changes.last,
         )
 
     def summary(self, report: Mapping[str, Any]) -> None:
         """Print what came of it."""
-        if self._change is not None and not self.console.is_terminal:
-            who, before, after = self._change
-            reading.say(self.console, f"a list before a click of {who}: {', '.join(before)}")
-            reading.say(self.console, f"and after it: {', '.join(after)}")
-        table = Table("order", *_columns(report["systems"]), title="how good the lists were")
-        for system, figures in _texts(report["systems"]).items():
-            table.add_row(system, *(figures.get(n, "") for n in _columns(report["systems"])))
-        self.console.print(table)
-        latency = ", ".join(f"{name} {value} ms" for name, value in report["latency_ms"].items())
-        reading.say(
-            self.console,
-            f"{report['requests']} requests: {report['answered']} answered, "
-            f"{report['missing']} missing, {report['duplicated']} twice, "
-            f"{report['dead_letters']} dead letters; latency {latency}",
-        )
-
-
-def _columns(systems: Mapping[str, Mapping[str, float]]) -> list[str]:
-    return list(dict.fromkeys(name for figures in systems.values() for name in figures))
-
-
-def _texts(systems: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, str]]:
-    return {
-        system: {name: f"{value:,.4g}" for name, value in figures.items()}
-        for system, figures in systems.items()
-    }
+        for part in summary(report, self.changes.last):
+            self.console.print(part)
 
 
 def shoppers(seconds: float, console: Console) -> Act:
@@ -235,7 +195,7 @@ def shoppers(seconds: float, console: Console) -> Act:
         known=known,
         examples=examples,
         past=past,
-        traffic=lambda: ShopperTraffic(world, PACE, now_ms() + round(seconds * 1000)),
+        traffic=lambda: ShopperTraffic(world, PACE, seconds),
         title=world.title,
         seconds=seconds,
     )
@@ -250,7 +210,7 @@ def logged(path: Path, seconds: float | None, console: Console) -> Act:
         examples=examples,
         past=[],
         traffic=lambda: LogTraffic(
-            _events(event_log.records(path, replay.TOPIC), known),
+            _read(event_log.records(path, replay.TOPIC), known),
             found.clicked,
             found.split(LEARNED)[1],
             None if seconds is None else found.events / seconds,
@@ -273,11 +233,8 @@ def _learned(records: Records, known: Settings, part: float) -> tuple[replay.Sur
         return found, replay.gather(lane, again, known, found.split(part)[0])
 
 
-def _events(records: Iterable[Incoming], known: Settings) -> Iterator[Event | Request]:
-    """Read a log; what cannot be read is for the flows' dead letters in life, and left out here."""
-    read = steps.decode(
+def _read(records: Iterable[Incoming], known: Settings) -> Iterator[Read | DeadLetter]:
+    """Read a log once more, to be sent."""
+    return steps.decode(
         replay.decoders_of(known), records, datetime.now(UTC), known.events.max_ahead
     )
-    for one in read:
-        if isinstance(one, Read) and not isinstance(one.event, Ranking):
-            yield one.event

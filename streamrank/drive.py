@@ -7,17 +7,20 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from zlib import crc32
 
+from streamrank.changes import Changes
 from streamrank.edges.broker import HeldProducer
 from streamrank.edges.kafka import Reader
-from streamrank.events import Event, Ranking, Request, decode_ranking
+from streamrank.events import Candidate, Event, Ranking, Request, decode_ranking
 from streamrank.stage import DemoError, Stage
 from streamrank.tally import Tally
-from streamrank.traffic import Send, Traffic
+from streamrank.traffic import Send, Traffic, record_of
 
 OPEN_REQUESTS = 32
 """Requests under way at once: enough to keep two cores busy, few enough to keep latency low."""
 REDRAW = 0.25
 """Seconds between two pictures."""
+PARTITIONS = 4
+"""Of each topic of the embedded broker."""
 PATIENCE = 60.0
 """Seconds without any progress after which a demo gives up."""
 
@@ -36,21 +39,21 @@ class Drive:
     reader: Reader
     alive: Callable[[], None]
     """Raises where a flow has ended."""
-    on_ranking: Callable[[Ranking], None] = lambda ranking: None
+    changes: Changes = field(default_factory=Changes)
     tally: Tally = field(default_factory=Tally)
 
     def send(self, sends: Iterable[Send]) -> None:
         """Send records, held back while the flows lag behind."""
         for send in sends:
             topic = self.stage.known.topic(send.topic)
-            payload = send.message.encode()
-            while not self.producer.send(topic, send.message.key, payload):
+            while not self.producer.send(topic, send.key, send.payload):
                 self.alive()
                 self.producer.wait(0.002)
-            if send.topic == "requests":
-                self.tally.request(send.message.id, time.monotonic())
+            if send.topic == "requests" and send.event is not None:
+                self.tally.request(send.event.id, time.monotonic())
             else:
                 self.tally.events += 1
+                self.changes.sent(send.event)
 
     def receive(self, wait: float) -> Iterator[Ranking]:
         """Give the first answers to requests that have come; wait for one at most so long (s)."""
@@ -61,7 +64,7 @@ class Drive:
                 self.tally.dead_letters += 1
                 continue
             ranking = decode_ranking(record.value)
-            self.on_ranking(ranking)
+            self.changes.ranked(ranking, time.monotonic())
             if self.tally.answer(ranking, time.monotonic()):
                 yield ranking
 
@@ -71,19 +74,30 @@ class Drive:
         Raises:
             DemoError: They make no progress, or one has ended.
         """
-        self.send(Send("events", event) for event in past)
-        self.send(Send("requests", one) for one in _first_requests())
-        left, patience = -1, 0.0
-        while self.producer.unread or self.tally.open:
+        self.send(record_of(event) for event in past)
+        self.send(record_of(one) for one in _first_requests(now_ms()))
+        self.settle()
+        self.tally = Tally()
+
+    def settle(self) -> None:
+        """Wait until the flows have read all that was sent, and every request is answered.
+
+        Raises:
+            DemoError: They make no progress, or one has ended.
+        """
+        left, patience = (-1, -1), 0.0
+        while any(now_left := (self.producer.unread, self.tally.open)):
             self.alive()
             self.producer.wait(0.02)
             for _ in self.receive(0.02):
                 pass
-            if self.producer.unread != left:
-                left, patience = self.producer.unread, time.monotonic() + PATIENCE
+            if now_left != left:
+                left, patience = now_left, time.monotonic() + PATIENCE
             elif time.monotonic() > patience:
-                raise DemoError(f"the flows make no progress with {left} records to read")
-        self.tally = Tally()
+                raise DemoError(
+                    f"the flows make no progress: {left[0]} records to read and {left[1]} requests "
+                    f"to answer for {PATIENCE:.0f} s; see {self.stage.folder}/*.log"
+                )
 
     def run(self, traffic: Traffic, show: Callable[[float], None]) -> None:
         """Let people act until they are done; `show` is called with the seconds so far.
@@ -108,6 +122,7 @@ class Drive:
                 drawn = time.monotonic()
                 show(drawn - start)
         show(time.monotonic() - start)
+        self.settle()
 
     def rest(self) -> None:
         """Take what the flows still wrote while they stopped."""
@@ -118,8 +133,9 @@ class Drive:
                 pass
 
 
-def _first_requests() -> list[Request]:
+def _first_requests(now: int) -> list[Request]:
     """Return a request for each partition, of nobody and for nothing: they count nowhere."""
     names = [f"first-{number}" for number in range(40)]
-    users = {crc32(name.encode()) % 4: name for name in names}
-    return [Request(id=name, timestamp=now_ms(), user=name, k=1) for name in users.values()]
+    users = {crc32(name.encode()) % PARTITIONS: name for name in names}
+    items = tuple(Candidate(id=f"first-{number}") for number in range(10))
+    return [Request(id=name, timestamp=now, user=name, items=items) for name in users.values()]

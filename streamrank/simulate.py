@@ -69,8 +69,10 @@ _NOUNS = {
     "forest": ("treehouse", "forest lodge", "log cabin", "hunting lodge"),
     "desert": ("desert camp", "riad", "adobe house", "oasis hotel"),
 }
-_NAMES = ("Alma", "Bela", "Cora", "Dora", "Elba", "Flora", "Gala", "Hera", "Iris", "Juno")
-_NAMES += ("Kaya", "Luna", "Mira", "Nova", "Opal", "Petra", "Rhea", "Stella", "Tara", "Vega")
+_NAMES = (
+    *("Alma", "Bela", "Cora", "Dora", "Elba", "Flora", "Gala", "Hera", "Iris", "Juno"),
+    *("Kaya", "Luna", "Mira", "Nova", "Opal", "Petra", "Rhea", "Stella", "Tara", "Vega"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,8 @@ class Size:
         candidates: Items of a list.
     """
 
-    items: int = 160
-    shoppers: int = 250
+    items: int = 100
+    shoppers: int = 100
     candidates: int = 20
 
 
@@ -102,10 +104,11 @@ class World:
         >>> request = world.request(1_700_000_000_000)
         >>> likes = world.utility(request)
         >>> best = sorted(likes, key=likes.get, reverse=True)
-        >>> [deed.type for deed in world.feedback(request, best, request.timestamp)]
-        ['click', 'click']
-        >>> request.session, world.title(best[0])
-        ('s311-1', 'Hera alpine lodge')
+        >>> deeds = world.feedback(request, best, request.timestamp)
+        >>> {deed.type for deed in deeds} <= {"click", "cart", "purchase"}
+        True
+        >>> all(deed.ranking == request.id and deed.item in likes for deed in deeds)
+        True
     """
 
     def __init__(
@@ -114,7 +117,7 @@ class World:
         size: Size = Size(),
         *,
         turn: timedelta = timedelta(days=40),
-        noise: float = 1.0,
+        noise: float = 2.0,
     ) -> None:
         self.size = size
         self._seed = seed
@@ -233,14 +236,16 @@ class World:
         self._asked += 1
         drawn = self._random.choice(self.size.items, self.size.candidates, replace=False)
         popular = self._appeal[drawn] + self._noise * self._random.normal(size=len(drawn))
-        return Request(
+        request = Request(
             id=f"r{self._asked}",
             timestamp=now,
             user=f"u{shopper}",
             session=f"s{shopper}-{self._visits[shopper]}",
-            fields={"device": "phone" if shopper % 3 else "desktop"},
             items=tuple(Candidate(id=f"i{number}") for number in drawn[np.argsort(-popular)]),
         )
+        device = "phone" if shopper % 3 else "desktop"
+        fields = {"device": device, "search": CATEGORIES[self._intent(request)]}
+        return request.model_copy(update={"fields": fields})
 
     def _next(self, now: int) -> int:
         """Choose who comes: somebody in the middle of a visit, or somebody new."""

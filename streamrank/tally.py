@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from streamrank.events import Ranking
 
-RECENT = 2_000
+RECENT = 1_000
 """Answers that the live latencies are taken from."""
 
 
@@ -40,17 +40,51 @@ class Arm:
 
 
 @dataclass
-class Tally:
-    """Requests and their answers."""
+class Rate:
+    """How often a second something has happened lately, from its running count."""
 
-    sent: dict[str, float] = field(default_factory=dict)  # request id: when, s
+    over: float = 3.0
+    """Seconds that are looked back upon."""
+    _counts: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def at(self, now: float, count: int) -> float:
+        """Return the rate at `now` (s), when so many have happened so far.
+
+        Examples:
+            >>> rate = Rate(over=2.0)
+            >>> [rate.at(now, 10 * now * now) for now in range(5)]
+            [0.0, 10.0, 20.0, 40.0, 60.0]
+        """
+        self._counts.append((now, count))
+        while now - self._counts[0][0] > self.over:
+            self._counts.popleft()
+        since, before = self._counts[0]
+        return (count - before) / (now - since) if now > since else 0.0
+
+
+@dataclass
+class Tally:
+    """Requests and their answers: each should come once.
+
+    Attributes:
+        sent: When each request was sent, by id, seconds.
+        answers: How many answers each of them got.
+        latencies: From a request to its first answer, milliseconds, as who asked feels it.
+        recent: The last of these.
+        reranked: Lists that came unasked, because of a deed.
+        events: Records sent that are no request.
+        dead_letters: Records that a flow set aside.
+        records: Rankings and dead letters that came.
+    """
+
+    sent: dict[str, float] = field(default_factory=dict)
     answers: Counter[str] = field(default_factory=Counter)
-    latencies: list[float] = field(default_factory=list)  # ms
+    latencies: list[float] = field(default_factory=list)
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     reranked: int = 0
     events: int = 0
     dead_letters: int = 0
-    records: int = 0  # rankings and dead letters that came
+    records: int = 0
 
     def request(self, request_id: str, now: float) -> None:
         """Note a request that was sent."""
@@ -76,14 +110,7 @@ class Tally:
         """Requests that are not answered yet."""
         return len(self.sent) - len(self.answers)
 
-    def percentiles(self, of: Sequence[float]) -> dict[str, float]:
-        """Return p50, p90 and p99."""
-        if not of:
-            return {"p50": 0.0, "p90": 0.0, "p99": 0.0}
-        values = np.percentile(np.asarray(of), [50, 90, 99])
-        return {f"p{p}": round(float(v), 2) for p, v in zip((50, 90, 99), values, strict=True)}
-
-    def report(self) -> Mapping[str, object]:
+    def report(self) -> dict[str, object]:
         """Return the counts for the demo's report."""
         return {
             "requests": len(self.sent),
@@ -93,5 +120,16 @@ class Tally:
             "reranked": self.reranked,
             "events": self.events,
             "dead_letters": self.dead_letters,
-            "latency_ms": self.percentiles(self.latencies),
+            "latency_ms": percentiles(self.latencies),
         }
+
+
+def percentiles(of: Sequence[float]) -> dict[str, float]:
+    """Return p50, p90 and p99; zeros of nothing.
+
+    Examples:
+        >>> percentiles([1.0, 2.0, 3.0, 4.0, 5.0])
+        {'p50': 3.0, 'p90': 4.6, 'p99': 4.96}
+    """
+    values = np.percentile(of, [50, 90, 99]) if of else np.zeros(3)
+    return {f"p{p}": round(float(v), 2) for p, v in zip((50, 90, 99), values, strict=True)}
