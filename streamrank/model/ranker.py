@@ -34,6 +34,8 @@ from streamrank.features.schema import Schema
 Size = Literal["small", "base", "large"]
 PLACES = 12
 """How far apart in the list a candidate and a step's item are told apart exactly."""
+SPREAD = 0.3
+"""Of fresh vectors of ids and words: far enough apart to be told from the first step on."""
 LONGEST = 256
 """Steps of history with a position of their own; older ones share the last."""
 
@@ -74,7 +76,7 @@ class Configuration:
     bins: int = 24
     dropout: float = 0.2
     feature_dropout: float = 0.1
-    item_dropout: float = 0.5
+    item_dropout: float = 0.2
 
 
 SIZES: Mapping[Size, Mapping[str, int]] = {
@@ -174,7 +176,7 @@ class Buckets(nn.Module):
         super().__init__()
         self.rows = rows
         self.table = nn.Embedding(rows, width, padding_idx=0)
-        nn.init.normal_(self.table.weight[1:], std=0.05)
+        nn.init.normal_(self.table.weight[1:], std=SPREAD)
 
     def forward(self, hashes: Tensor) -> Tensor:
         """Look up int64 hashes (...) as (..., D)."""
@@ -326,11 +328,12 @@ class Ranker(nn.Module):
         self.dense = nn.Linear(len(candidate.low), first)
         self.context = nn.Linear(len(context.low) + 2 * width, first)
         self.content = nn.Linear(2 * width, hidden)
+        self.item, self.user = nn.Linear(2 * width, width), nn.Linear(width, width)
         self.attention = Attention(config)
         self.perceptron = nn.Sequential(
-            nn.Linear(hidden + width, hidden), nn.ReLU(), nn.Dropout(config.dropout)
+            nn.Linear(hidden + 2 * width, hidden), nn.ReLU(), nn.Dropout(config.dropout)
         )
-        self.scores = nn.Linear(hidden, outputs)
+        self.scores = nn.Linear(hidden + width, outputs)
         self.trees = Trees(config.trees, config.depth, outputs)
         self.dropout = nn.Dropout(config.dropout)
         self.parts = (hidden, questions, outputs)
@@ -362,7 +365,8 @@ class Ranker(nn.Module):
 
         dense = self._encoded(self.candidate_bins, candidate_numbers)  # (B, C, K)
         item = items(self._some(candidate_items))  # (B, C, D)
-        content = self.content(torch.cat([item, _mean(words, candidate_tokens)], -1))
+        content = torch.cat([item, _mean(words, candidate_tokens)], -1)  # (B, C, 2 D)
+        match = self.item(content) * self.user(history[:, -1:])  # (B, C, D)
         listed = torch.cat(
             [
                 self._encoded(self.context_bins, context_numbers),
@@ -374,10 +378,10 @@ class Ranker(nn.Module):
         first = self.dense(dense) + self.context(listed)[:, None]  # (B, C, sum of the parts)
         known, questions, skip = first.split(self.parts, -1)
 
-        known = self.dropout((known + content).relu())  # (B, C, hidden)
+        known = self.dropout((known + self.content(content)).relu())  # (B, C, hidden)
         found = self.attention(known, history, there, history_types, history_places)
-        deep = self.perceptron(torch.cat([known, found], -1))  # (B, C, hidden)
-        scores: Tensor = self.scores(deep) + self.trees(questions) + skip
+        deep = self.perceptron(torch.cat([known, found, match], -1))  # (B, C, hidden)
+        scores: Tensor = self.scores(torch.cat([deep, match], -1)) + self.trees(questions) + skip
         return scores.masked_fill((candidate_items == 0).unsqueeze(-1), 0.0)
 
     def _some(self, hashes: Tensor) -> Tensor:

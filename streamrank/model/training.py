@@ -144,6 +144,7 @@ def train(
                 _log(writer, {f"validation/{name}": v for name, v in found.items()}, epoch)
             best = 1 + max(range(len(curve)), key=lambda e: (curve[e]["ndcg@10"], -e))
             figures = curve[best - 1]
+        clock.total = clock.done + best * len(usable)
         course = _Course(config, usable, how, seed, clock, writer, "learning")
         *_, ranker = course.run(best)
     return Trained(ranker, schema, size, figures, best, tuple(usable[-8:]))

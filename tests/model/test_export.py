@@ -1,0 +1,95 @@
+import warnings
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from streamrank.features import inputs
+from streamrank.features.schema import Schema
+from streamrank.features.state import UserState
+from streamrank.model import export, training
+from streamrank.model.export import Exported, ExportFailed
+from streamrank.model.training import Recipe, Trained
+from tests.lists import NOW, example, query, step
+
+SCHEMA = Schema(interactions=("view", "click"), label="click", item={"colour": "category"})
+
+
+@pytest.fixture(scope="module")
+def trained() -> Trained:
+    random = np.random.default_rng(0)
+    lists = []
+    for n in range(60):
+        shown = [f"i{k}" for k in random.permutation(30)[: random.integers(2, 9)]]
+        user = UserState((step("view", shown[-1], 30),) if n % 3 else ())
+        lists.append(example(SCHEMA, query(shown, user, at=NOW + n, name=f"r{n}"), shown[-1]))
+    return training.train(lists, SCHEMA, recipe=Recipe(epochs=1))
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Trained) -> Exported:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return export.export(trained)
+
+
+@pytest.fixture(scope="module")
+def session(exported: Exported) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(exported.onnx, providers=["CPUExecutionProvider"])
+
+
+def test_the_graph_takes_what_stack_returns(
+    exported: Exported, session: onnxruntime.InferenceSession
+) -> None:
+    assert {one.name for one in session.get_inputs()} == set(exported.probe)
+    [scores] = session.get_outputs()
+    assert (scores.name, scores.shape[2]) == ("scores", 1)
+
+
+def test_the_probe_gives_what_is_expected(
+    exported: Exported, session: onnxruntime.InferenceSession
+) -> None:
+    [found] = session.run(["scores"], exported.probe)
+    assert found == pytest.approx(exported.expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("lists", "steps", "candidates"),
+    [(1, 0, 1), (1, 0, 1000), (1, 50, 1), (3, 1, 1), (1, 200, 300), (17, 9, 2)],
+)
+def test_graph_and_model_agree_at_every_shape(
+    trained: Trained,
+    session: onnxruntime.InferenceSession,
+    lists: int,
+    steps: int,
+    candidates: int,
+) -> None:
+    """All ids and words are random: nobody has seen them."""
+    batch = export.random_inputs(trained.ranker.config, lists, steps, candidates)
+    [found] = session.run(["scores"], batch)
+    assert found == pytest.approx(export.run(trained.ranker, batch), abs=1e-4)
+
+
+def test_one_word_and_sixteen_are_both_taken(
+    trained: Trained, session: onnxruntime.InferenceSession
+) -> None:
+    two, one = query({"a": {"colour": "red"}, "b": {}}), query(["a"])
+    batch = inputs.stack([example(SCHEMA, asked).inputs for asked in (two, one)])
+    assert batch["candidate_tokens"].shape == (2, 2, 1)
+    [found] = session.run(["scores"], batch)
+    assert found == pytest.approx(export.run(trained.ranker, batch), abs=1e-4)
+
+
+def test_the_weights_are_the_models(trained: Trained, exported: Exported) -> None:
+    state = trained.ranker.state_dict()
+    assert exported.weights.keys() == state.keys()
+    assert all(np.array_equal(exported.weights[name], state[name].numpy()) for name in state)
+    assert exported.heads == ("click",)
+
+
+def test_a_graph_that_differs_is_never_handed_out(trained: Trained, exported: Exported) -> None:
+    other = training.fresh(trained.ranker.config, trained.examples).eval()
+    torch.nn.init.normal_(other.scores.bias, std=9.0)
+    with pytest.raises(ExportFailed, match="must agree within"):
+        export.check(exported.onnx, other, [exported.probe])
