@@ -1,0 +1,56 @@
+"""What the README says must be so."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from streamrank.events import decode
+from streamrank.sections import Section
+from streamrank.settings import Secrets, Settings
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_tree_names_every_module_and_no_other() -> None:
+    tree = README.partition("## What is where")[2].partition("```")[2].partition("```")[0]
+    named, folder = set[str](), ""
+    for line in tree.splitlines():
+        name = line.split()[0] if line.split() else ""
+        if name.endswith("/"):
+            folder = name if not line.startswith(" ") else f"streamrank/{name}"
+        elif name.endswith(".py"):
+            named.add(name if "/" in name else f"{folder}{name}")
+    modules = [*(ROOT / "streamrank").rglob("*.py"), *(ROOT / "flows").glob("*.py")]
+    there = {str(path.relative_to(ROOT)) for path in modules if path.stem != "__init__"}
+    assert named == there
+
+
+def messages() -> list[str]:
+    block = README.partition("## Messages")[2].partition("```json\n")[2].partition("```")[0]
+    return re.split(r"\n(?=\{)", block.strip())
+
+
+@pytest.mark.parametrize("message", messages())
+def test_the_messages_are_read_as_they_stand(message: str) -> None:
+    assert decode(message.encode()).id == json.loads(message)["id"]
+
+
+def test_every_table_of_the_settings_and_every_secret_is_named() -> None:
+    table = README.partition("## Settings")[2].partition("\n## ")[0]
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.default, Section):
+            assert f"`{name}`" in table, name
+    for secret in Secrets.model_fields:
+        assert f"STREAMRANK_{secret.upper()}" in table
+
+
+def test_the_changelog_and_the_readme_name_no_place_of_our_machines() -> None:
+    for path in (ROOT / "README.md", ROOT / "CHANGELOG.md"):
+        assert not re.search(
+            r"/work/|\.library|https?://(?!github\.com|keepachangelog)", path.read_text()
+        )
