@@ -29,7 +29,7 @@ from streamrank.features import inputs
 from streamrank.features.inputs import Inputs
 from streamrank.features.schema import Schema
 from streamrank.model import export
-from streamrank.model.ranker import Configuration, Ranker, configure
+from streamrank.model.ranker import Configuration, Ranker, configure, fit_bins
 
 CANDIDATES, STEPS, SECONDS = 100, 50, 4.0
 SCHEMA = Schema(item={"price": "number", "title": "text", "tags": "text_list"})
@@ -39,6 +39,13 @@ def a_list(config: Configuration, candidates: int) -> Inputs:
     """Return the inputs of one list."""
     batch = export.random_inputs(config, 1, STEPS, candidates)
     return {name: array[0] for name, array in batch.items()}
+
+
+def untrained(config: Configuration) -> Ranker:
+    """Return a Ranker of random weights, with as many bins as a trained one has."""
+    random = np.random.default_rng(0)
+    numbers, context = (random.normal(size=(500, n)) for n in (config.numbers, config.context))
+    return Ranker(config, fit_bins(numbers, config.bins), fit_bins(context, config.bins))
 
 
 def latency(calls: Sequence[Callable[[], object]], lists: int) -> list[dict[str, float]]:
@@ -100,7 +107,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.manual_seed(0)
     config = configure(SCHEMA, asked.size)
-    graph = export.to_onnx(Ranker(config).eval())
+    graph = export.to_onnx(untrained(config).eval())
     found = compare(graph, config, asked.threads)
     print(f"{asked.size}, {CANDIDATES} candidates, {STEPS} steps, {asked.threads} thread(s)")
     print(f"{'':20}" + "".join(f"{name:>18}" for name in next(iter(found.values()))))
