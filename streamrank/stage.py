@@ -50,8 +50,10 @@ def refuse_other(folder: Path) -> None:
     """Keep from emptying what no demo wrote.
 
     Raises:
-        DemoError: The folder holds something else.
+        DemoError: The folder holds something else, or is none.
     """
+    if folder.exists() and not folder.is_dir():
+        raise DemoError(f"{folder} is no folder: choose another --folder")
     if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).exists():
         raise DemoError(f"{folder} is not empty and not a demo's: choose another --folder")
 
@@ -59,14 +61,15 @@ def refuse_other(folder: Path) -> None:
 def prepare(folder: Path, inferred: Settings, bootstrap: str) -> Stage:
     """Empty the demo's folder and write the settings of its flows."""
     refuse_other(folder)
+    folder = folder.resolve()  # what a link names is emptied, the link stays
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / MARKER).touch()
     changes: dict[str, dict[str, Any]] = {
         "kafka": {"bootstrap_servers": bootstrap, "fetch_wait": "5ms"},
-        "store": {"online": "sqlite", "path": str((folder / "feast").resolve())},
+        "store": {"online": "sqlite", "path": str(folder / "feast")},
         "state": {"every": "200ms"},
-        "registry": {"path": str((folder / "registry").resolve())},
+        "registry": {"path": str(folder / "registry")},
         "rank": {"provider": "cpu"},
         "windows": {"flush": "500ms"},
     }
@@ -100,7 +103,7 @@ def flows(stage: Stage) -> Iterator[Callable[[], None]]:
 
 def _environment() -> dict[str, str]:
     """Return the environment of the flows: without what would send them elsewhere."""
-    kept = {name: value for name, value in os.environ.items() if "STREAMRANK_" not in name}
+    kept = {name: value for name, value in os.environ.items() if "STREAMRANK_" not in name.upper()}
     return kept | {
         "OMP_NUM_THREADS": "1",
         "STREAMRANK_LOG": os.environ.get("STREAMRANK_LOG", "INFO"),
