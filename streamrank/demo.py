@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 from streamrank import infer, reading, replay, steps, versions
+from streamrank import settings as settings_module
 from streamrank.changes import Changes
 from streamrank.drive import Drive, now_ms
 from streamrank.edges import log as event_log
@@ -205,8 +206,10 @@ def logged(path: Path, seconds: float | None, console: Console) -> Act:
     """Let a log happen again: learned from up to `LEARNED`, and sent from its start."""
     known = reading.inferred(path, None, None, console)
     found, examples = _learned(lambda: reading.records_of(path, "reading", console), known, LEARNED)
+    # Its days pass in minutes: what takes the flows a second would come hours late by its clock.
+    lateness = max(known.windows.lateness, found.span)
     return Act(
-        known=known,
+        known=settings_module.changed(known, {"windows": {"lateness": lateness}}),
         examples=examples,
         past=[],
         traffic=lambda: LogTraffic(

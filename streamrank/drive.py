@@ -15,8 +15,8 @@ from streamrank.stage import DemoError, Stage
 from streamrank.tally import Tally
 from streamrank.traffic import Send, Traffic, record_of
 
-OPEN_REQUESTS = 32
-"""Requests under way at once: enough to keep two cores busy, few enough to keep latency low."""
+OPEN_REQUESTS = 8
+"""Requests under way at once: enough to keep two cores busy; more would only wait in line."""
 REDRAW = 0.25
 """Seconds between two pictures."""
 PARTITIONS = 4

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -40,12 +40,14 @@ class Survey:
 
     Attributes:
         events: Events that could be read.
+        span: From the earliest to the latest of them.
         shown: Lists that were shown or asked for.
         labelled: Those that got feedback, in the order in which they were shown.
         clicked: The items that got it, by list.
     """
 
     events: int
+    span: timedelta
     shown: int
     labelled: tuple[str, ...]
     clicked: Mapping[str, frozenset[str]]
@@ -66,18 +68,24 @@ def survey(records: Iterable[Incoming], known: Settings, now: datetime) -> Surve
     """Look which lists of a log got feedback."""
     feedback = Feedback(known.feature_schema())
     shown: dict[str, frozenset[str]] = {}
-    events = 0
+    times: list[int] = []
     for read in steps.decode(decoders_of(known), records, now, known.events.max_ahead):
         if isinstance(read, DeadLetter):
             continue
-        events += 1
+        times.append(read.event.timestamp)
         if isinstance(read.event, (Shown, Request)):
             shown.setdefault(read.event.id, frozenset(item.id for item in read.event.items))
         elif isinstance(read.event, Interaction):
             feedback.take(read.event)
     clicked = {list_id: feedback.clicked(list_id) & items for list_id, items in shown.items()}
     labelled = tuple(list_id for list_id, items in clicked.items() if items)
-    return Survey(events, len(shown), labelled, {list_id: clicked[list_id] for list_id in labelled})
+    return Survey(
+        events=len(times),
+        span=timedelta(milliseconds=max(times, default=0) - min(times, default=0)),
+        shown=len(shown),
+        labelled=labelled,
+        clicked={list_id: clicked[list_id] for list_id in labelled},
+    )
 
 
 def lane_of(known: Settings, scorer: Scorer, now: datetime) -> Lane:
