@@ -110,10 +110,12 @@ def test_what_a_user_does_after_a_list_waits_for_its_answer() -> None:
     first = list(traffic.due(NOW, 9))
     assert names(first) == ["requests:r1"]
     assert not traffic.done
-    second = list(traffic.answered(answer(*requests(first)), NOW))
+    [request] = requests(first)
+    second = list(traffic.answered(answer(request), NOW))
     assert names(second) == ["events:e1", "events:e2", "requests:r2"]
     assert names(traffic.due(NOW, 9)) == []
-    assert names(traffic.answered(answer(*requests(second)), NOW)) == ["events:e3"]
+    [request] = requests(second)
+    assert names(traffic.answered(answer(request), NOW)) == ["events:e3"]
     assert traffic.done
 
 
