@@ -247,5 +247,9 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         _fail("interrupted", 130)
+    except SystemExit as end:
+        if end.code == 130:  # Typer makes it of a KeyboardInterrupt, without a word
+            _fail("interrupted", 130)
+        raise
     except (StreamRankError, OSError) as error:
         _fail(f"error: {error}", 1)
