@@ -6,10 +6,21 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from rich.console import Console
+
+from streamrank import reading, replay
+from streamrank.edges.log import records
+from streamrank.edges.onnxruntime import AsShown
+from streamrank.features import dense
+from streamrank.features.schema import Schema
+from tests.benchmarks.lists_ablation import ablations
+from tests.lists import example, query
 
 pytest.importorskip("lightgbm", reason="the peers need the dependency group `benchmarks`")
 
@@ -19,6 +30,30 @@ SYSTEMS = {"streamrank", "lambdamart", "lambdamart_tuned", "logistic"} | {
     "recently_touched",
     "popularity",
 }
+
+
+def test_about_thirty_of_the_dense_features_are_simple() -> None:
+    """One place, 6 touches, 10 types and the rest, 4 quantities, 4 counts, 4 of list and user."""
+    from tests.benchmarks.lists_peers import names_of, simple_names
+
+    types = tuple(f"type_{number}" for number in range(10))
+    schema = Schema(interactions=types, label="type_0", item={"price": "number"})
+    chosen = simple_names(schema)
+    assert len(chosen) == len(set(chosen)) == 1 + 6 + 11 + 4 + 4 + 4
+    assert set(chosen) <= set(names_of(schema))
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"), [("touch", "touch."), ("number", "price."), ("window", "window.")]
+)
+def test_without_a_group_its_columns_are_zero_and_no_others(name: str, prefix: str) -> None:
+    schema = Schema(item={"price": "number"})
+    given = example(schema, query(["a", "b"]), "a").inputs
+    given["candidate_numbers"] = np.ones_like(given["candidate_numbers"])
+    changed = ablations(schema)[f"without {name} features"](given)["candidate_numbers"]
+    names = [feature.name for feature in dense.features(schema)]
+    assert changed.tolist() == [[float(not n.startswith(prefix)) for n in names]] * 2
+    assert given["candidate_numbers"].all()
 
 
 def visit(number: int) -> list[dict[str, Any]]:
@@ -35,27 +70,40 @@ def visit(number: int) -> list[dict[str, Any]]:
     return [event | who | {"timestamp": start + 1000 * n} for n, event in enumerate(events)]
 
 
-def run(folder: Path, *command: str) -> Any:
+def replayed(log: Path) -> dict[str, dict[str, float]]:
+    """Replay the log without a model: the simple orders need none."""
+    now = datetime.now(UTC)
+    known = reading.inferred(log, None, None, Console(quiet=True))
+    found = replay.survey(records(log, "events"), known, now)
+    run = replay.Replay(known, found, 0.7, replay.lane_of(known, AsShown(), now))
+    run.run(records(log, "events"))
+    systems: dict[str, dict[str, float]] = run.report()["systems"]
+    return systems
+
+
+def benchmark(log: Path, report: Path) -> dict[str, Any]:
+    script = ROOT / "tests/benchmarks/lists.py"
     done = subprocess.run(
-        [sys.executable, *command, "--events", "log.jsonl", "--report", "report.json"],
-        cwd=folder,
+        [sys.executable, script, "--events", log, "--report", report, "--refits=2", "--ablate"],
+        cwd=log.parent,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads((folder / "report.json").read_text())
+    found: dict[str, Any] = json.loads(report.read_text())
+    return found
 
 
 @pytest.mark.slow
 def test_peers_are_measured_on_the_lists_that_a_replay_measures(tmp_path: Path) -> None:
     """Of 60 lists 18 are measured, the last; in all of them the item viewed before is clicked."""
     events = [event for number in range(60) for event in visit(number)]
-    (tmp_path / "log.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    replayed = run(tmp_path, "-m", "streamrank", "replay")["systems"]
-    report = run(tmp_path, str(ROOT / "tests/benchmarks/lists.py"), "--refits", "2")
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(event) + "\n" for event in events))
+    report = benchmark(log, tmp_path / "report.json")
     assert set(report) >= SYSTEMS
     assert report["lists"] == {"learned": 42, "measured": 18}
     for name in SYSTEMS:
@@ -64,7 +112,9 @@ def test_peers_are_measured_on_the_lists_that_a_replay_measures(tmp_path: Path) 
             lead = report[name]["ahead"]["mrr"]
             assert lead["mean"] == pytest.approx(report["streamrank"]["mrr"] - report[name]["mrr"])
             assert lead["low"] <= lead["mean"] <= lead["high"]
-    for name in replayed:
+    simple = replayed(log)
+    for name in ("as_shown", "recently_touched", "popularity"):
         for metric in ("mrr", "ndcg@10"):
-            assert report[name][metric] == pytest.approx(replayed[name][metric], abs=1e-12)
+            assert report[name][metric] == pytest.approx(simple[name][metric], abs=1e-12)
+    assert all(set(one) >= {"mrr", "ahead"} for one in report["ablation"].values())
     assert report["recently_touched"]["mrr"] == report["logistic"]["mrr"] == 1.0
