@@ -1,6 +1,6 @@
 """The demo as people run it: a program that ends by itself, or when it is told to.
 
-What is asserted of a whole run is asserted of one run; each costs as much as a cup of tea.
+What is asserted of a whole run is asserted of one run; each takes most of a minute.
 """
 
 from __future__ import annotations
@@ -27,11 +27,7 @@ from streamrank.events import Shown
 from streamrank.settings import Secrets
 from streamrank.simulate import Size, World
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:feast"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:google"),
-]
+pytestmark = pytest.mark.slow
 NOW = 1_700_000_000_000
 LISTS = 40
 SMALL = Size(items=40, shoppers=20, candidates=8)
@@ -118,7 +114,7 @@ def test_the_features_are_in_the_store_and_in_the_log_beside_it(shopped: Ended) 
         for part in shopped.folder.glob("feast/offline/item_windows-*/*.parquet")
     ]
     items = {str(item) for part in parts for item in part.column(0).to_pylist()}
-    assert items == {f"i{number}" for number in range(100)} | items
+    assert {f"i{number}" for number in range(100)} <= items  # and those of the first requests
     known = settings_module.load(shopped.folder / "streamrank.toml")
     store = FeastStore(known, Secrets())
     rows = [row for row in store.rows("item_windows", sorted(items)) if row is not None]

@@ -16,7 +16,7 @@ from streamrank.edges.kafka import Incoming
 from streamrank.edges.onnxruntime import AsShown
 from streamrank.edges.store import Row
 from streamrank.events import Event, Interaction, Ranking, Shown
-from streamrank.features import windows
+from streamrank.features import inputs, windows
 from streamrank.features.inputs import Array, Inputs
 from streamrank.features.state import UserState
 from streamrank.learning.examples import Example
@@ -41,12 +41,12 @@ class OfAllInputs:
     version = "all"
 
     def score(self, batch: Sequence[Inputs]) -> list[Array]:
-        return [self._one(inputs) for inputs in batch]
+        return [self._one(one) for one in batch]
 
-    def _one(self, inputs: Inputs) -> Array:
-        count = len(inputs["candidate_items"])
+    def _one(self, one: Inputs) -> Array:
+        count = len(one["candidate_items"])
         total = np.zeros(count)
-        for place, (name, values) in enumerate(sorted(inputs.items()), 1):
+        for place, (name, values) in enumerate(sorted(one.items()), 1):
             numbers = np.asarray(values, np.float64)
             known = np.where(np.isfinite(numbers), numbers, 0.5)
             if name.startswith("candidate"):
@@ -190,6 +190,20 @@ def test_what_came_before_a_list_does_change_its_scores() -> None:
     silent = scores_of_lists(without_feedback(LOG))
     assert silent[LISTS[0]] == SCORES[LISTS[0]]
     assert sum(silent[name] != SCORES[name] for name in LISTS) > len(LISTS) // 2
+
+
+def test_a_list_is_ranked_before_its_own_impressions() -> None:
+    """The first list of all is ranked as if nothing had ever happened, though it counts itself."""
+    click = stage.deed(1, "b", at=1_000, ranking="r1")
+    log = stage.records(stage.shown(1, "a", "b"), click, topic=replay.TOPIC)
+    lane = replay.lane_of(stage.KNOWN, AsShown(), TIME)
+    [example] = replay.gather(lane, log, stage.KNOWN, frozenset({"r1"}))
+    expected = inputs.build(stage.PLAN.schema, lists.query("ab", name="r1"), inputs.Rows())
+    for name, values in example.inputs.items():
+        np.testing.assert_array_equal(values, expected[name], err_msg=name)
+    impression = stage.PLAN.schema.channels.index("impression")
+    for window in lane.store.read("item_windows", ["a", "b"], NOW):
+        assert np.asarray(window)[1 + impression] == 1
 
 
 # --- learned from and measured ------------------------------------------------------------------

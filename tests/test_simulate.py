@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import timedelta
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -191,13 +192,18 @@ def test_a_visit_is_of_one_shopper_and_takes_two_to_five_lists_one_after_the_oth
     assert {len(visit) for visit in over} == {2, 3, 4, 5}
 
 
-def test_nobody_asks_again_before_the_deeds_on_the_last_list_are_done() -> None:
+def test_who_is_in_a_visit_asks_again_soon_and_never_before_the_last_deeds_are_done() -> None:
     world, free = World(seed=2), dict[str, int]()
+    asked: dict[str, list[int]] = {}
     for at in range(NOW, NOW + 600_000, 1_000):
         request = world.request(at)
-        assert free.get(request.user or "", 0) <= at
+        user = request.user or ""
+        assert free.get(user, 0) <= at
         deeds = world.feedback(request, [item.id for item in request.items], at)
-        free[request.user or ""] = max([deed.timestamp for deed in deeds], default=at)
+        free[user] = max([deed.timestamp for deed in deeds], default=at)
+        asked.setdefault(user, []).append(at)
+    pauses = [later - at for times in asked.values() for at, later in pairwise(times)]
+    assert min(pauses) < 15_000  # not the half minute of who never got a list
 
 
 def test_a_request_as_a_shown_list_keeps_all_but_the_wish_for_a_length() -> None:
