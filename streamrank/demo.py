@@ -83,17 +83,15 @@ def run(
     """
     started = time.monotonic()
     refuse_other(folder)
-    act = (
-        shoppers(seconds, console)
-        if events is None
-        else logged(events, None if max_speed else seconds, console)
-    )
-    view = View(act, console)
-    with _terminable(), EmbeddedBroker() as broker:
-        stage = prepare(folder, act.known, broker.bootstrap)
-        broker.create(stage.known.topic(name) for name in TOPICS)
-        version = versions.train(act.examples, stage.known, console)
-        tally, quality = play(stage, act, view)
+    pace = None if max_speed else seconds
+    with _terminable():
+        act = shoppers(seconds) if events is None else logged(events, pace, console)
+        view = View(act, console)
+        with EmbeddedBroker() as broker:
+            stage = prepare(folder, act.known, broker.bootstrap)
+            broker.create(stage.known.topic(name) for name in TOPICS)
+            version = versions.train(act.examples, stage.known, console)
+            tally, quality = play(stage, act, view)
     report = tally.report() | {
         "systems": quality,
         "models": [versions.as_report(version)],
@@ -183,7 +181,7 @@ class View:
             self.console.print(part)
 
 
-def shoppers(seconds: float, console: Console) -> Act:
+def shoppers(seconds: float) -> Act:
     """Let simulated shoppers act, who have been here for some hours."""
     world, began = World(), now_ms()
     past = list(world.history(PAST, began))
