@@ -62,7 +62,8 @@ def prepare(folder: Path, inferred: Settings, bootstrap: str) -> Stage:
     """Empty the demo's folder and write the settings of its flows."""
     refuse_other(folder)
     folder = folder.resolve()  # what a link names is emptied, the link stays
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        shutil.rmtree(folder)
     folder.mkdir(parents=True)
     (folder / MARKER).touch()
     changes: dict[str, dict[str, Any]] = {
