@@ -4,8 +4,7 @@
                                                           ▼
     candidate_*, context_* ── Dense (bins), Content ── Attention ── Perceptron ──┐
                     │                                                            ▼
-                    ├── linear skip ───────────────────────────────────────── + ── scores
-                    └── soft oblivious trees ────────────────────────────────────┘
+                    └── linear skip ──────────────────────────────────────────── + ── scores
 
 A candidate's score depends on its own features, the list's and the history, never on the other
 candidates that were sent.  Padding is told by `history_types == 0` and `candidate_items == 0`.
@@ -36,6 +35,8 @@ PLACES = 12
 """How far apart in the list a candidate and a step's item are told apart exactly."""
 SPREAD = 0.3
 """Of fresh vectors of ids and words: far enough apart to be told from the first step on."""
+FAMILIAR = 100
+"""Lists that must hold an id or word before its vector counts by half."""
 LONGEST = 256
 """Steps of history with a position of their own; older ones share the last."""
 
@@ -53,8 +54,6 @@ class Configuration:
         layers: Layers of the encoder.
         attention: Heads of every attention; each is `width / attention` wide.
         hidden: Width of the perceptron.
-        trees: Soft trees.
-        depth: Their depth.
         buckets: Rows of the table of hashed ids, and of the table of hashed words.
         bins: Bins of a dense feature, at most.
         dropout: Share of hidden units dropped in training.
@@ -70,19 +69,17 @@ class Configuration:
     layers: int = 1
     attention: int = 4
     hidden: int = 64
-    trees: int = 32
-    depth: int = 5
     buckets: int = 1 << 14
-    bins: int = 24
+    bins: int = 16
     dropout: float = 0.2
     feature_dropout: float = 0.1
-    item_dropout: float = 0.2
+    item_dropout: float = 0.3
 
 
 SIZES: Mapping[Size, Mapping[str, int]] = {
     "small": {},
-    "base": {"width": 64, "layers": 2, "hidden": 128, "trees": 64, "buckets": 1 << 16},
-    "large": {"width": 128, "layers": 4, "hidden": 256, "trees": 128, "buckets": 1 << 18},
+    "base": {"width": 64, "layers": 2, "hidden": 128, "buckets": 1 << 16},
+    "large": {"width": 128, "layers": 4, "hidden": 256, "buckets": 1 << 18},
 }
 
 
@@ -170,17 +167,35 @@ def edges(values: Array, bins: int) -> Array:
 
 
 class Buckets(nn.Module):
-    """A table of vectors for hashed ids or words; 0, for nothing, is the zero vector."""
+    """A table of vectors for hashed ids or words; 0, for nothing, is the zero vector.
+
+    A vector counts for as much as its word was seen, n / (n + 100): one that training never saw
+    says nothing instead of anything, and one seen a few times cannot be learned by heart.
+    """
 
     def __init__(self, rows: int, width: int) -> None:
         super().__init__()
         self.rows = rows
         self.table = nn.Embedding(rows, width, padding_idx=0)
         nn.init.normal_(self.table.weight[1:], std=SPREAD)
+        self.trust: Tensor
+        self.register_buffer("trust", torch.zeros(rows, 1))
+
+    def fit(self, hashes: Array) -> None:
+        """Set how far each vector is trusted, from each hash as often as it was seen."""
+        places = self.place(torch.from_numpy(hashes))
+        counts = torch.bincount(places, minlength=self.rows).float()
+        counts[0] = 0
+        self.trust.copy_((counts / (counts + FAMILIAR))[:, None])
+
+    def place(self, hashes: Tensor) -> Tensor:
+        """Return the row of each hash."""
+        return torch.where(hashes == 0, 0, 1 + hashes % (self.rows - 1))
 
     def forward(self, hashes: Tensor) -> Tensor:
         """Look up int64 hashes (...) as (..., D)."""
-        vectors: Tensor = self.table(torch.where(hashes == 0, 0, 1 + hashes % (self.rows - 1)))
+        places = self.place(hashes)
+        vectors: Tensor = self.table(places) * functional.embedding(places, self.trust)
         return vectors
 
 
@@ -224,6 +239,7 @@ class Encoder(nn.Module):
             max_position_embeddings=LONGEST + 1,
             hidden_dropout_prob=config.dropout,
             attention_probs_dropout_prob=0.0,
+            initializer_range=config.width**-0.5,  # BERT's .02 is for a width of 768 and more
         )
         shape._attn_implementation = "eager"  # the plain products, which export as they are
         self.now = nn.Parameter(torch.zeros(config.width))
@@ -288,30 +304,6 @@ class Attention(nn.Module):
         return functional.pad(bias.permute(0, 3, 1, 2), (0, 1))  # none for "now"
 
 
-class Trees(nn.Module):
-    """Soft oblivious decision trees: all nodes of one depth ask the same question.
-
-    References:
-        Popov, Morozov, Babenko, ICLR 2020, "Neural oblivious decision ensembles for deep
-        learning on tabular data".
-    """
-
-    def __init__(self, trees: int, depth: int, outputs: int) -> None:
-        super().__init__()
-        self.trees, self.depth = trees, depth
-        self.leaves = nn.Parameter(torch.randn((1 << depth) * trees, outputs) * 0.05)
-
-    def forward(self, questions: Tensor) -> Tensor:
-        """Answer (..., depth * trees), yes above 0, with (..., outputs)."""
-        yes = questions.sigmoid().view(*questions.shape[:-1], self.depth, 1, self.trees)
-        no = 1 - yes
-        reach = torch.cat([no[..., 0, :, :], yes[..., 0, :, :]], -2)  # (..., 2, trees)
-        for level in range(1, self.depth):
-            split = no[..., level, :, :], yes[..., level, :, :]
-            reach = torch.cat([reach * split[0], reach * split[1]], -2)  # (..., 2^level, trees)
-        return reach.flatten(-2) @ self.leaves
-
-
 class Ranker(nn.Module):
     """The whole: the inputs of `features.inputs.stack` in, a score a candidate and head out."""
 
@@ -323,10 +315,9 @@ class Ranker(nn.Module):
         self.steps = Steps(config, items, words)
         self.encoder = Encoder(config)
         self.candidate_bins, self.context_bins = candidate, context
-        questions = config.trees * config.depth
-        first = hidden + questions + outputs  # perceptron, trees and skip share one product
-        self.dense = nn.Linear(len(candidate.low), first)
-        self.context = nn.Linear(len(context.low) + 2 * width, first)
+        # One product for the perceptron and for a linear way past it.
+        self.dense = nn.Linear(len(candidate.low), hidden + outputs)
+        self.context = nn.Linear(len(context.low) + 2 * width, hidden)
         self.content = nn.Linear(2 * width, hidden)
         self.item, self.user = nn.Linear(2 * width, width), nn.Linear(width, width)
         self.attention = Attention(config)
@@ -334,9 +325,7 @@ class Ranker(nn.Module):
             nn.Linear(hidden + 2 * width, hidden), nn.ReLU(), nn.Dropout(config.dropout)
         )
         self.scores = nn.Linear(hidden + width, outputs)
-        self.trees = Trees(config.trees, config.depth, outputs)
         self.dropout = nn.Dropout(config.dropout)
-        self.parts = (hidden, questions, outputs)
 
     def forward(
         self,
@@ -375,13 +364,13 @@ class Ranker(nn.Module):
             ],
             -1,
         )  # (B, K + 2 D)
-        first = self.dense(dense) + self.context(listed)[:, None]  # (B, C, sum of the parts)
-        known, questions, skip = first.split(self.parts, -1)
-
-        known = self.dropout((known + self.content(content)).relu())  # (B, C, hidden)
+        parts = (self.config.hidden, len(self.config.heads))
+        known, skip = self.dense(dense).split(parts, -1)
+        known = known + self.content(content) + self.context(listed)[:, None]
+        known = self.dropout(known.relu())  # (B, C, hidden)
         found = self.attention(known, history, there, history_types, history_places)
         deep = self.perceptron(torch.cat([known, found, match], -1))  # (B, C, hidden)
-        scores: Tensor = self.scores(torch.cat([deep, match], -1)) + self.trees(questions) + skip
+        scores: Tensor = self.scores(torch.cat([deep, match], -1)) + skip
         return scores.masked_fill((candidate_items == 0).unsqueeze(-1), 0.0)
 
     def _some(self, hashes: Tensor) -> Tensor:

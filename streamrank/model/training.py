@@ -31,6 +31,8 @@ from streamrank.model.ranker import Buckets, Configuration, Ranker, Size, config
 VALIDATED = 0.15
 """Share of the examples, the last in time, that chooses the epoch."""
 SLICES = 2
+ITEMS = ("candidate_items", "history_items")
+WORDS = ("candidate_tokens", "context_tokens", "history_values")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +141,11 @@ def train(
         best, figures = how.epochs, dict[str, float]()
         if older and newer:
             course = _Course(config, older, how, seed, clock, writer, "choosing")
-            curve = [measured(ranker, newer) for ranker in course.run()]
-            for epoch, found in enumerate(curve):
-                _log(writer, {f"validation/{name}": v for name, v in found.items()}, epoch)
-            best = 1 + max(range(len(curve)), key=lambda e: (curve[e]["ndcg@10"], -e))
-            figures = curve[best - 1]
+            curve = [per_list(ranker, newer) for ranker in course.run()]
+            for epoch, lists in enumerate(curve):
+                _log(writer, {f"validation/{n}": v for n, v in means(lists).items()}, epoch)
+            best = enough([np.array([one["ndcg@10"] for one in lists]) for lists in curve])
+            figures = means(curve[best - 1])
         clock.total = clock.done + best * len(usable)
         course = _Course(config, usable, how, seed, clock, writer, "learning")
         *_, ranker = course.run(best)
@@ -176,13 +178,49 @@ def checked(examples: Sequence[Example]) -> list[Example]:
 
 def measured(ranker: Ranker, examples: Sequence[Example]) -> dict[str, float]:
     """Return the mean metrics of the label's head, the mean of two slices in time."""
-    lists = [
+    return means(per_list(ranker, examples))
+
+
+def per_list(ranker: Ranker, examples: Sequence[Example]) -> list[dict[str, float]]:
+    """Return the metrics of the label's head of each list."""
+    return [
         metrics.of_list(scores[:, 0], one.labels[:, 0])
         for one, scores in zip(examples, scored(ranker, examples), strict=True)
     ]
+
+
+def means(lists: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of two slices in time, which count alike."""
     parts = [part for part in np.array_split(np.arange(len(lists)), SLICES) if len(part)]
-    means = [metrics.mean([lists[place] for place in part]) for part in parts]
-    return {name: float(np.mean([mean[name] for mean in means])) for name in means[0]}
+    found = [metrics.mean([dict(lists[place]) for place in part]) for part in parts]
+    return {name: float(np.mean([mean[name] for mean in found])) for name in found[0]}
+
+
+def enough(curve: Sequence[Array]) -> int:
+    """Choose how many epochs to learn: the most that are not clearly worse than the best.
+
+    Of a few hundred lists the best epoch is often an early one by chance, and learning to the
+    end, with a falling rate, is the safer choice where the lists cannot tell.
+
+    Args:
+        curve: After each epoch, how well each list was ranked.
+
+    Returns:
+        Epochs, from 1: the last one whose mean is in each of two slices in time within one
+        standard error of the difference to the best epoch.
+
+    Examples:
+        >>> enough([np.array([0.2, 0.4, 0.1, 0.3]), np.array([0.1, 0.5, 0.1, 0.3])])
+        2
+        >>> enough([np.array([0.9, 0.8, 0.9, 0.8]), np.array([0.1, 0.1, 0.2, 0.1])])
+        1
+    """
+    best = max(curve, key=lambda lists: float(lists.mean()))
+    for epochs in range(len(curve), 1, -1):
+        slices = [part for part in np.array_split(best - curve[epochs - 1], SLICES) if len(part)]
+        if all(part.mean() <= part.std() / len(part) ** 0.5 for part in slices):
+            return epochs
+    return 1
 
 
 def scored(ranker: Ranker, examples: Sequence[Example], batch: int = 256) -> list[Array]:
@@ -317,10 +355,23 @@ class _Course:
 
 
 def fresh(config: Configuration, examples: Sequence[Example]) -> Ranker:
-    """Return a Ranker that has learned nothing but the quantiles of its dense features."""
+    """Return a Ranker that knows quantiles and frequencies of what it is to learn from."""
     numbers = np.concatenate([one.inputs["candidate_numbers"] for one in examples])
     shared = np.stack([one.inputs["context_numbers"] for one in examples])
-    return Ranker(config, fit_bins(numbers, config.bins), fit_bins(shared, config.bins))
+    ranker = Ranker(config, fit_bins(numbers, config.bins), fit_bins(shared, config.bins))
+    ranker.steps.items.fit(_once_a_list(examples, ITEMS))
+    ranker.steps.words.fit(_once_a_list(examples, WORDS))
+    return ranker
+
+
+def _once_a_list(examples: Sequence[Example], names: Sequence[str]) -> Array:
+    """Return the hashes of some inputs, each one once for every list that holds it."""
+    return np.concatenate(
+        [
+            np.unique(np.concatenate([one.inputs[name].ravel() for name in names]))
+            for one in examples
+        ]
+    )
 
 
 def _grouped(ranker: Ranker, how: Recipe) -> list[dict[str, Any]]:

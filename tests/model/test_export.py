@@ -90,6 +90,6 @@ def test_the_weights_are_the_models(trained: Trained, exported: Exported) -> Non
 
 def test_a_graph_that_differs_is_never_handed_out(trained: Trained, exported: Exported) -> None:
     other = training.fresh(trained.ranker.config, trained.examples).eval()
-    torch.nn.init.normal_(other.scores.bias, std=9.0)
+    torch.nn.init.normal_(other.dense.bias, std=9.0)
     with pytest.raises(ExportFailed, match="must agree within"):
         export.check(exported.onnx, other, [exported.probe])

@@ -8,7 +8,7 @@ from streamrank.features import inputs
 from streamrank.features.inputs import Inputs
 from streamrank.features.schema import Schema
 from streamrank.model.export import random_inputs, run
-from streamrank.model.ranker import Buckets, Ranker, Trees, configure, edges, fit_bins
+from streamrank.model.ranker import Buckets, Ranker, configure, edges, fit_bins
 
 SCHEMA = Schema(interactions=("view", "click", "buy"), label="click", conversion="buy")
 CONFIG = configure(SCHEMA)
@@ -25,6 +25,8 @@ def ranker() -> Ranker:
     )
     for weight in made.parameters():  # so that nothing is hidden behind a zero
         torch.nn.init.normal_(weight, std=0.2)
+    made.steps.items.trust.fill_(1.0)
+    made.steps.words.trust.fill_(1.0)
     return made.eval()
 
 
@@ -103,22 +105,14 @@ def test_edges_rise_and_are_values_that_occurred(values: list[float], bins: int)
     assert len(found) <= bins + 1
 
 
-def test_nothing_is_the_zero_vector_and_every_hash_has_a_row() -> None:
+def test_a_vector_counts_for_as_much_as_its_word_was_seen() -> None:
+    """By hand: 100 lists make a half; what was never seen, and nothing, are the zero vector."""
     table = Buckets(8, 3)
-    found = table(torch.tensor([0, 1, 8, 2**63 - 1]))
-    assert found[0].tolist() == [0, 0, 0]
-    assert (found[1:].abs().sum(-1) > 0).all()
-
-
-def test_a_soft_tree_mixes_its_leaves() -> None:
-    """By hand: yes with 1/2 and with 1/4 (no first): leaves 1, 2, 3, 4 by yes at depth 0, 1.
-
-    Leaf order is (no, no), (yes, no), (no, yes), (yes, yes): 3/8 (1 + 2) + 1/8 (3 + 4) = 2.
-    """
-    tree = Trees(1, 2, 1)
-    tree.leaves.data = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
-    questions = torch.tensor([0.0, -np.log(3.0)], dtype=torch.float32)
-    assert tree(questions).item() == pytest.approx(2.0)
+    table.fit(np.array([0] * 9 + [3] * 100))
+    found = table(torch.tensor([0, 3, 4, 3 + 7]))
+    assert found[0].tolist() == found[2].tolist() == [0, 0, 0]
+    assert found[1].tolist() == pytest.approx((table.table.weight[4] / 2).tolist())
+    assert found[3].tolist() == found[1].tolist()  # shares the row: hashed into 7
 
 
 def test_sizes_grow() -> None:
