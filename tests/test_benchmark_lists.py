@@ -33,13 +33,13 @@ SYSTEMS = {"streamrank", "lambdamart", "lambdamart_tuned", "logistic"} | {
 
 
 def test_about_thirty_of_the_dense_features_are_simple() -> None:
-    """One place, 6 touches, 10 types and the rest, 4 quantities, 4 counts, 4 of list and user."""
+    """A place, 5 touches, 10 types and the rest, 2 offsets, 4 quantities, 4 counts, 2 shared."""
     from tests.benchmarks.lists_peers import names_of, simple_names
 
     types = tuple(f"type_{number}" for number in range(10))
     schema = Schema(interactions=types, label="type_0", item={"price": "number"})
     chosen = simple_names(schema)
-    assert len(chosen) == len(set(chosen)) == 1 + 6 + 11 + 4 + 4 + 4
+    assert len(chosen) == len(set(chosen)) == 1 + 5 + 11 + 2 + 4 + 4 + 2
     assert set(chosen) <= set(names_of(schema))
 
 

@@ -51,23 +51,25 @@ def names_of(schema: Schema) -> list[str]:
 def simple_names(schema: Schema) -> list[str]:
     """Name the simple features: what anybody would count first, about 30 of them.
 
-    Where the item stands; how lately, how often and in which ways this user touched it; its
-    quantities as they are and against the list's; how popular it is over the longest horizon;
-    whether it was shown before; how much the user has done.  No offsets from what was touched,
-    no tastes, no ranks of popularity, no second horizon: those took thought.
+    Where the item stands; how lately, how often and in which ways this user touched it, and how
+    far it is from what was touched and had the label last; its quantities, as they are and
+    against the list's; how popular it is over the longest horizon; what the user's last step
+    left: how long ago, and whether this list was shown before.  No tastes across lists, no
+    neighbours, no second horizon, no ranks of popularity: those took thought.  `list.same` and
+    the offsets are in because without them this peer would be weaker than it has to be.
     """
     types, longest = (*schema.interactions, "other"), f"window.{max(schema.horizons):g}s"
-    touches = ("recency", "is_last", "age", "steps", "count", "here", *types)
+    touches = ("recency", "age", "count", "here", "untouched_rank", *types)
     quantities = ("log", "centred", "rank", "over_least")
     return [
         "list.position",
         *(f"touch.{name}" for name in touches),
+        "offset.from_last",
+        "offset.from_labelled",
         *(f"{number}.{name}" for number in schema.numbers for name in quantities),
         *(f"{longest}.{name}" for name in ("deeds", "label", "shown", "rate")),
-        "seen.count",
-        "session.steps",
-        "list.size",
-        "list.touched",
+        "session.idle",
+        "list.same",
     ]
 
 
