@@ -41,7 +41,7 @@ lock: $(READY)
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url \
 		pyproject.toml --output-file infra/requirements.lock
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url \
-		--group dev pyproject.toml --output-file infra/requirements-dev.lock
+		--group dev --group benchmarks pyproject.toml --output-file infra/requirements-dev.lock
 
 clean:
 	rm -rf $(VENV) data

@@ -19,7 +19,6 @@ from streamrank.edges.log import records
 from streamrank.edges.onnxruntime import AsShown
 from streamrank.features import dense
 from streamrank.features.schema import Schema
-from tests.benchmarks.lists_ablation import ablations
 from tests.lists import example, query
 
 pytest.importorskip("lightgbm", reason="the peers need the dependency group `benchmarks`")
@@ -47,6 +46,8 @@ def test_about_thirty_of_the_dense_features_are_simple() -> None:
     ("name", "prefix"), [("touch", "touch."), ("number", "price."), ("window", "window.")]
 )
 def test_without_a_group_its_columns_are_zero_and_no_others(name: str, prefix: str) -> None:
+    from tests.benchmarks.lists_ablation import ablations
+
     schema = Schema(item={"price": "number"})
     given = example(schema, query(["a", "b"]), "a").inputs
     given["candidate_numbers"] = np.ones_like(given["candidate_numbers"])
