@@ -130,9 +130,11 @@ class Bins(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Encode (..., F) as (..., K)."""
-        spread = values.index_select(-1, self.feature)  # (..., K)
-        return ((spread - self.low) * self.scale).clamp(0.0, 1.0)
+        """Encode (B, N, F) as (B, N, K)."""
+        # By rows: to gather single numbers took longer than all the rest of the model.
+        spread = values.transpose(1, 2).index_select(1, self.feature)  # (B, K, N)
+        reach = ((spread - self.low[:, None]) * self.scale[:, None]).clamp(0.0, 1.0)
+        return reach.transpose(1, 2)
 
 
 def fit_bins(values: Array, bins: int) -> Bins:
@@ -358,7 +360,7 @@ class Ranker(nn.Module):
         match = self.item(content) * self.user(history[:, -1:])  # (B, C, D)
         listed = torch.cat(
             [
-                self._encoded(self.context_bins, context_numbers),
+                self._encoded(self.context_bins, context_numbers[:, None])[:, 0],
                 _mean(words, context_tokens),
                 history[:, -1],
             ],
@@ -386,7 +388,7 @@ class Ranker(nn.Module):
         rate = self.config.feature_dropout
         if not self.training or not rate:
             return encoded
-        shape = (len(values), *[1] * (values.dim() - 2), values.shape[-1])
+        shape = (len(values), 1, values.shape[-1])
         kept = (torch.rand(shape, device=values.device) >= rate).float()
         return encoded * kept.index_select(-1, bins.feature)
 

@@ -89,8 +89,8 @@ def test_numbers_are_encoded_bin_by_bin() -> None:
     2 fills the first bin, and the second by (2 - 1) / (3 - 1); 5.25 a quarter of its only one.
     """
     bins = fit_bins(np.array([[0.0, 5.0], [1.0, 6.0], [3.0, 5.0]]), 2)
-    assert bins(torch.tensor([2.0, 5.25])).tolist() == [1.0, 0.5, 0.25]
-    assert bins(torch.tensor([-9.0, 99.0])).tolist() == [0.0, 0.0, 1.0]
+    found = bins(torch.tensor([[[2.0, 5.25], [-9.0, 99.0]]]))
+    assert found.tolist() == [[[1.0, 0.5, 0.25], [0.0, 0.0, 1.0]]]
 
 
 def test_a_number_that_never_changed_has_no_bin() -> None:
