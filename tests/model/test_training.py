@@ -66,6 +66,7 @@ def first(trained: Trained, lists: Sequence[Example]) -> float:
     return float(np.mean(hits))
 
 
+@pytest.mark.slow
 def test_a_known_order_of_items_is_learned() -> None:
     trained = train(sequences(3000), SCHEMA, recipe=Recipe(epochs=8, batch=32))
     assert first(trained, sequences(200, seed=9)) > 0.95
