@@ -56,22 +56,26 @@ def replay(
     """
     from streamrank import deployment, versions
     from streamrank import replay as replaying
+    from streamrank.edges.onnxruntime import AsShown
 
-    started, now = time.monotonic(), datetime.now(UTC)
+    started, now, learns = time.monotonic(), datetime.now(UTC), learn_until > 0.0
     known = reading.settings_for(settings_file, events, console)
     with ExitStack() as stack:
-        root = registry or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        known = settings_module.changed(known, {"registry": {"path": str(root)}})
+        if registry is None and learns:  # what is learned here is for the report alone
+            registry = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if registry is not None:
+            known = settings_module.changed(known, {"registry": {"path": str(registry)}})
         with reading.records_of(events, "looking", console) as records:
             found = replaying.survey(records, known, now)
         out = stack.enter_context(_lines(rankings))
         published: list[dict[str, Any]] = []
+        scorer = AsShown() if learns else deployment.scorer_of(known)
         run = replaying.Replay(
             known,
             found,
             learn_until,
-            replaying.lane_of(known, deployment.scorer_of(known), now),
-            train=None if learn_until == 0.0 else versions.trainer(known, published, console),
+            replaying.lane_of(known, scorer, now),
+            train=versions.trainer(known, published, console) if learns else None,
             on_ranking=out,
         )
         with reading.records_of(events, "replaying", console) as records:

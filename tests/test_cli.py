@@ -136,6 +136,15 @@ def test_a_replay_trains_measures_and_says_the_same_twice(tmp_path: Path) -> Non
     assert len({ranking["id"] for ranking in lists}) == len(lists)
 
 
+def test_a_replay_that_learns_nothing_measures_the_version_that_serves(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(lines_of(small_log(9)))
+    done = streamrank("replay", "--events", "log.jsonl", "--learn-until", "0", folder=tmp_path)
+    report = json.loads(done.stdout)
+    assert "data/registry" in done.stderr  # where it looked; without a version, lists stay as shown
+    assert (report["lists"]["measured"], report["models"]) == (9, [])
+    assert report["systems"]["streamrank"] == report["systems"]["as_shown"]
+
+
 def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "report.json").mkdir()
     done = streamrank("doctor", "--report", "report.json", folder=tmp_path)
