@@ -237,4 +237,4 @@ def scores_of(
         [-1.0, 0.0, -3.0]
     """
     place = {item: number for number, item in enumerate(order)}
-    return np.array([-float(place.get(item, len(items))) for item in items])
+    return np.array([-place.get(item, len(items)) for item in items], np.float64)
