@@ -23,16 +23,25 @@ class Change:
     before: tuple[str, ...]
     after: tuple[str, ...]
 
+    @property
+    def moved(self) -> int:
+        """How many of the first places hold another item than before."""
+        return sum(old != new for old, new in zip(self.before, self.after, strict=True))
+
 
 @dataclass
 class Changes:
-    """Follows lists and deeds, and keeps the last change that is worth a look.
+    """Follows lists and deeds, and keeps the changes that are worth a look.
 
     Args:
         name: What people call an item.
         top: How many places are shown.
         keep: How many lists and deeds are remembered.
         hold: Seconds for which a change stays, so that it can be read.
+
+    Attributes:
+        last: The change to look at now.
+        most: Of the changes by a deed on an item, the one that moved the most places.
     """
 
     name: Callable[[str], str] = str
@@ -40,6 +49,7 @@ class Changes:
     keep: int = 5_000
     hold: float = 5.0
     last: Change | None = None
+    most: Change | None = None
     _since: float = field(default=float("-inf"))
     _orders: OrderedDict[str, list[str]] = field(default_factory=OrderedDict)
     _deeds: OrderedDict[str, Interaction] = field(default_factory=OrderedDict)
@@ -59,9 +69,14 @@ class Changes:
         if len(self._orders) > self.keep:
             self._orders.popitem(last=False)
         deed = self._deeds.get(ranking.trigger or "")
-        moved = before is not None and before[: self.top] != order[: self.top]
-        if before and deed and moved and now - self._since >= self.hold:
-            self.last, self._since = self._change(deed, before, order), now
+        if before and deed and before[: self.top] != order[: self.top]:
+            self._keep(self._change(deed, before, order), deed, now)
+
+    def _keep(self, change: Change, deed: Interaction, now: float) -> None:
+        if now - self._since >= self.hold:
+            self.last, self._since = change, now
+        if deed.item is not None and (self.most is None or change.moved > self.most.moved):
+            self.most = change
 
     def _change(self, deed: Interaction, before: Sequence[str], after: Sequence[str]) -> Change:
         about = self.name(deed.item) if deed.item else ", ".join(map(str, deed.fields.values()))

@@ -177,7 +177,7 @@ class View:
 
     def summary(self, report: Mapping[str, Any]) -> None:
         """Print what came of it."""
-        for part in summary(report, self.changes.last):
+        for part in summary(report, self.changes.most or self.changes.last):
             self.console.print(part)
 
 

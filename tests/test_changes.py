@@ -108,3 +108,19 @@ def test_what_is_older_than_what_is_kept_is_forgotten() -> None:
         changes.sent(click(name))
     changes.ranked(ranked("bca", "r3", trigger="e1"), 20.0)
     assert changes.last.after == tuple("cab")
+
+
+def test_the_deed_on_an_item_that_moved_the_most_is_kept_for_the_end() -> None:
+    """A filter moves all four places, the first click two, the second three, the third two."""
+    changes = Changes()
+    orders = {"filter": "dcba", "e1": "cdba", "e2": "bcda", "e3": "bcad"}
+    changes.sent(click("filter", item=None))
+    for name in ("e1", "e2", "e3"):
+        changes.sent(click(name))
+    changes.ranked(ranked("abcd"), 1.0)
+    for trigger, order in orders.items():
+        changes.ranked(ranked(order, trigger=trigger), 1.1)
+    assert changes.most == Change("click c", tuple("cdba"), tuple("bcda"))
+    assert changes.most.moved == 3
+    assert changes.last is not None
+    assert changes.last.after == tuple("dcba")
