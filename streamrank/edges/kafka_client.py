@@ -43,18 +43,22 @@ _PASSING = (
 A = TypeVar("A")
 
 
+def _note(reasons: list[str], error: Code) -> None:
+    # "All brokers down" follows the reason and says less.
+    if error.code() != Code._ALL_BROKERS_DOWN or not reasons:
+        reasons.append(error.str())
+
+
 class Broker:
     """Questions to a broker, answered within seconds or by a clear error."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._reason = ""
-        self._client = AdminClient(for_admin(settings) | {"error_cb": self._note})
-
-    def _note(self, error: Code) -> None:
-        # "All brokers down" follows the reason and says less.
-        if error.code() != Code._ALL_BROKERS_DOWN or not self._reason:
-            self._reason = error.str()
+        self._reasons: list[str] = []
+        # The callback must not hold this object: a client in a cycle dies in whatever thread the
+        # garbage collector runs.
+        note = partial(_note, self._reasons)
+        self._client = AdminClient(for_admin(settings) | {"error_cb": note})
 
     @property
     def client(self) -> AdminClient:
@@ -71,7 +75,7 @@ class Broker:
             return question()
         except KafkaException as error:
             self._client.poll(0)
-            reason = self._reason or str(error.args[0].str())
+            reason = (self._reasons[-1] if self._reasons else "") or str(error.args[0].str())
             raise BrokerUnreachable(
                 f"no Kafka broker answers at {address(self._settings)} "
                 f"({self._settings.get('security.protocol', 'PLAINTEXT')}): {reason}"
