@@ -6,6 +6,7 @@ once it holds its `MARK`, which is written last and only where there is none yet
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -95,8 +96,10 @@ class DiskFolders:
             if (self._path / folder).exists():
                 raise FileExistsError(f"{self._path / folder} exists")
             draft.rename(self._path / folder)  # fails where somebody else's came in between
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno == errno.ENOTEMPTY:
+                raise FileExistsError(f"{self._path / folder} exists") from error
             raise
         _sync(self._path)
 
