@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -136,7 +138,7 @@ def test_history_tells_where_each_steps_item_is_and_how_long_ago() -> None:
     assert built["history_types"].tolist() == [3, 1]  # other, view
     assert built["history_places"].tolist() == [0, 2]
     assert built["history_numbers"] == pytest.approx(
-        np.log1p([[100, 60, 1, np.e - 1], [40, 40, 2, np.e - 1]]), rel=1e-6
+        np.log1p([[100, 60, 1, math.e - 1], [40, 40, 2, math.e - 1]]), rel=1e-6
     )
 
 
