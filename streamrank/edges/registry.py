@@ -5,76 +5,98 @@
         weights.safetensors  what the learner goes on from
         probe.safetensors    inputs of a batch, and the scores that they must give
         manifest.json        what it is, and the hashes of the rest
+    <root>/<name>/serving/   which version serves, see `registry_serving`
+    <root>/<name>/learner…   who learns, see `registry_lock`
 
 `root` is a folder, or any address that fsspec knows.  Versions sort by the time of their
 creation, which is in their name beside a hash of the manifest.  No pickle is read or written.
 
-What can go wrong is in `registry_manifest`.
+What can go wrong is in `registry_errors`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import safetensors.numpy
-from safetensors import SafetensorError
 
 from streamrank.edges import registry_manifest
-from streamrank.edges.onnxruntime import ModelRefused, OnnxScorer, Provider, ScoringFailed
-from streamrank.edges.registry_folders import MARK, Folders, folders
-from streamrank.edges.registry_manifest import (
-    VERSION,
-    File,
-    Manifest,
+from streamrank.edges.onnxruntime import OnnxScorer, Provider
+from streamrank.edges.registry_errors import (
+    LearnerRunning,
+    LockLost,
     NameRefused,
+    PointerMoved,
     RegistryError,
     RegistryUnusable,
+    VersionBarred,
     VersionMissing,
     VersionRefused,
     VersionTaken,
-    stamp,
 )
+from streamrank.edges.registry_folders import MARK, Folders
+from streamrank.edges.registry_lock import Lock, learner_lock
+from streamrank.edges.registry_manifest import ONNX, PROBE, WEIGHTS, File, Manifest, stamp
+from streamrank.edges.registry_serving import (
+    Bar,
+    Standing,
+    bar,
+    barred,
+    current,
+    history,
+    latest,
+    point,
+    rollback,
+    standing,
+)
+from streamrank.edges.registry_shelf import manifest_of, readable, reader, shelf, usable
+from streamrank.edges.registry_shelf import version_names as _versions
+from streamrank.edges.registry_verified import EXPECTED, Verified, arrays, content, verified
 from streamrank.features.inputs import Array, Inputs
 from streamrank.features.schema import Schema
 
 __all__ = [
+    "Bar",
     "Exported",
+    "LearnerRunning",
+    "Lock",
+    "LockLost",
     "Manifest",
     "NameRefused",
+    "PointerMoved",
     "RegistryError",
     "RegistryUnusable",
+    "Standing",
+    "Verified",
+    "VersionBarred",
     "VersionMissing",
     "VersionRefused",
     "VersionTaken",
+    "bar",
+    "barred",
+    "current",
+    "history",
     "latest",
+    "learner_lock",
     "load",
+    "load_verified",
     "manifest",
+    "point",
     "publish",
     "retain",
+    "rollback",
+    "standing",
     "versions",
     "weights",
 ]
 
-log = logging.getLogger(__name__)
-
-ONNX, WEIGHTS, PROBE = "ranker.onnx", "weights.safetensors", "probe.safetensors"
-FILES = frozenset({ONNX, WEIGHTS, PROBE})
-EXPECTED = "expected"
-TOLERANCE = 1e-3
-"""How far a score of the probe may be off, or a thousandth of the largest one where that is
-more: other processors sum in another order."""
 LEFTOVER = timedelta(days=1)
 """What a writer began so long ago, it will not finish."""
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 class Exported(Protocol):
@@ -143,7 +165,7 @@ def publish(
         VersionTaken: Somebody published the same at the same time.
         RegistryUnusable: The registry cannot be written; nothing of the version is left.
     """
-    shelf = _shelf(root, name)
+    models = shelf(root, name)
     files = _files(exported)
     record = {
         "name": name,
@@ -158,11 +180,11 @@ def publish(
         "offsets": dict(offsets or {}),
         "files": _entries(files),
     }
-    with _usable(root):
-        shelf.sweep(stamp(now - LEFTOVER))
-        manifest = registry_manifest.seal(record, _after(shelf, now))
-        _verified(manifest, files.__getitem__, provider="cpu", threads=1)
-        _put(shelf, manifest, files)
+    with usable(root):
+        models.sweep(stamp(now - LEFTOVER))
+        manifest = registry_manifest.seal(record, _after(models, now))
+        verified(manifest, files.__getitem__, provider="cpu", threads=1)
+        _put(models, manifest, files)
     return manifest
 
 
@@ -191,48 +213,66 @@ def _safetensors(arrays: Mapping[str, Array]) -> bytes:
     )
 
 
-def _after(shelf: Folders, now: datetime) -> datetime:
+def _after(models: Folders, now: datetime) -> datetime:
     """Return the time, moved on where a clock that went back would hide the new version."""
-    times = [registry_manifest.moment(version) for version in _versions(shelf)[-1:]]
+    times = [registry_manifest.moment(version) for version in _versions(models)[-1:]]
     return max([now.astimezone(UTC), *(time + timedelta(microseconds=1) for time in times)])
 
 
-def _put(shelf: Folders, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+def _put(models: Folders, manifest: Manifest, files: Mapping[str, bytes]) -> None:
     mark = manifest.model_dump_json(indent=2).encode()
     try:
-        shelf.put(manifest.version, {**files, MARK: mark})
+        models.put(manifest.version, {**files, MARK: mark})
     except FileExistsError:
         raise VersionTaken(f"version {manifest.version} of {manifest.name} is there") from None
 
 
 def retain(
-    root: str | Path, name: str, *, keep: int, now: datetime, serving: Collection[str] = ()
+    root: str | Path,
+    name: str,
+    *,
+    keep: int,
+    now: datetime,
+    max_age: timedelta | None = None,
+    serving: Collection[str] = (),
 ) -> list[str]:
     """Remove old versions, and what writers left when they died.
+
+    Whatever its age and place, what serves stays, with its parent and what served before it, for
+    a roll-back; so does the newest that may serve, with its parent.
 
     Args:
         root: The registry.
         name: The model.
         keep: How many of the newest stay.
         now: The time.
-        serving: Versions in use: they stay whatever their age, and so do their parents, for a
-            roll-back; so does the newest that may serve, with its parent.
+        max_age: How old they may get, even among the newest.
+        serving: More versions in use: they stay as well, and so do their parents.
 
     Returns:
         The versions that are gone.
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}")
-    shelf = _shelf(root, name)
-    with _usable(root):
-        shelf.sweep(stamp(now - LEFTOVER))
-        known = _versions(shelf)
-        spared = set(known[-keep:]) | {*serving, latest(root, name)}
-        spared |= {one.parent for one in versions(root, name) if one.version in spared - {None}}
+    models = shelf(root, name)
+    with usable(root):
+        models.sweep(stamp(now - LEFTOVER))
+        known = _versions(models)
+        oldest = "" if max_age is None else stamp(now - max_age)
+        spared = {version for version in known[-keep:] if version >= oldest}
+        spared |= _in_use(root, name, serving)
         gone = [version for version in known if version not in spared]
         for version in gone:
-            shelf.remove(version)
+            models.remove(version)
     return gone
+
+
+def _in_use(root: str | Path, name: str, serving: Collection[str]) -> set[str]:
+    used = {*serving, latest(root, name), current(root, name)}
+    stands = standing(root, name)
+    parents = {one.parent for one in versions(root, name) if one.version in used}
+    former = {stands.former} if stands is not None else set()
+    return {version for version in used | parents | former if version is not None}
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -240,21 +280,10 @@ def retain(
 
 def versions(root: str | Path, name: str) -> list[Manifest]:
     """Return every version that can be read, the oldest first, the rejected among them."""
-    shelf = _shelf(root, name)
-    with _usable(root):
-        found = [_readable(shelf, name, version) for version in _versions(shelf)]
+    models = shelf(root, name)
+    with usable(root):
+        found = [readable(models, name, version) for version in _versions(models)]
     return [manifest for manifest in found if manifest is not None]
-
-
-def latest(root: str | Path, name: str) -> str | None:
-    """Return the newest version that may serve, `None` where there is none."""
-    shelf = _shelf(root, name)
-    with _usable(root):
-        for version in reversed(_versions(shelf)):
-            manifest = _readable(shelf, name, version)
-            if manifest is not None and manifest.rejected is None:
-                return version
-    return None
 
 
 def manifest(root: str | Path, name: str, version: str) -> Manifest:
@@ -264,9 +293,9 @@ def manifest(root: str | Path, name: str, version: str) -> Manifest:
         VersionMissing: There is no such version.
         VersionRefused: Its manifest is not as it must be.
     """
-    shelf = _shelf(root, name)
-    with _usable(root):
-        return _manifest(shelf, name, version)
+    models = shelf(root, name)
+    with usable(root):
+        return manifest_of(models, name, version)
 
 
 def load(
@@ -294,13 +323,29 @@ def load(
             or the probe gives other scores.
         ProviderMissing: The GPU that was asked for cannot be had.
     """
-    shelf = _shelf(root, name)
-    with _usable(root):
-        found = _manifest(shelf, name, version)
+    found = load_verified(
+        root, name, version, features=features, provider=provider, threads=threads
+    )
+    return found.scorer
+
+
+def load_verified(
+    root: str | Path,
+    name: str,
+    version: str,
+    *,
+    features: str,
+    provider: Provider = "auto",
+    threads: int = 1,
+) -> Verified:
+    """Return a version as `load` does, with its manifest and the probe that it answered."""
+    models = shelf(root, name)
+    with usable(root):
+        found = manifest_of(models, name, version)
         if found.features != features:
             rule = f"features must be {features}, as the settings have them"
             raise VersionRefused(version, MARK, rule, found.features)
-        return _verified(found, _reader(shelf, version), provider=provider, threads=threads)
+        return verified(found, reader(models, version), provider=provider, threads=threads)
 
 
 def weights(root: str | Path, name: str, version: str) -> dict[str, Array]:
@@ -310,113 +355,7 @@ def weights(root: str | Path, name: str, version: str) -> dict[str, Array]:
         VersionMissing: There is no such version.
         VersionRefused: The file is missing or changed.
     """
-    shelf = _shelf(root, name)
-    with _usable(root):
-        content = _content(_manifest(shelf, name, version), WEIGHTS, _reader(shelf, version))
-    return _arrays(version, WEIGHTS, content)
-
-
-def _readable(shelf: Folders, name: str, version: str) -> Manifest | None:
-    try:
-        return _manifest(shelf, name, version)
-    except VersionMissing:  # removed since it was listed
-        return None
-    except VersionRefused as error:
-        log.error("%s", error)
-        return None
-
-
-def _manifest(shelf: Folders, name: str, version: str) -> Manifest:
-    if not VERSION.fullmatch(version):
-        raise NameRefused(f"version must be like 20260102T030405000000Z-0123abcd, got {version!r}")
-    try:
-        text = shelf.read(version, MARK)
-    except (FileNotFoundError, NotADirectoryError):
-        raise VersionMissing(f"there is no version {version} of {name}") from None
-    found = registry_manifest.read(version, text)
-    if found.name != name:
-        raise VersionRefused(version, MARK, f"must be of {name}", found.name)
-    return found
-
-
-def _verified(
-    known: Manifest, read: Callable[[str], bytes], *, provider: Provider, threads: int
-) -> OnnxScorer:
-    """Build the scorer from files that are what the manifest says, and try the probe on it."""
-    version = known.version
-    if set(known.files) != FILES:
-        raise VersionRefused(version, MARK, f"files must be {sorted(FILES)}", sorted(known.files))
-    contents = {file: _content(known, file, read) for file in sorted(FILES)}
-    try:
-        scorer = OnnxScorer(contents[ONNX], version=version, provider=provider, threads=threads)
-    except ModelRefused as error:
-        raise VersionRefused(version, ONNX, "must be a graph that runs here", error) from None
-    if scorer.heads != len(known.heads):
-        raise VersionRefused(version, ONNX, f"heads must be {known.heads}", scorer.heads)
-    _try_probe(scorer, _arrays(version, PROBE, contents[PROBE]))
-    return scorer
-
-
-def _content(known: Manifest, file: str, read: Callable[[str], bytes]) -> bytes:
-    try:
-        content = read(file)
-    except FileNotFoundError:
-        raise VersionRefused(known.version, file, "must be there", "no such file") from None
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != known.files[file].sha256:
-        rule = f"must be {known.files[file].size} bytes of sha256 {known.files[file].sha256}"
-        raise VersionRefused(known.version, file, rule, f"{len(content)} of {digest}")
-    return content
-
-
-def _arrays(version: str, file: str, content: bytes) -> dict[str, Array]:
-    try:
-        return dict(safetensors.numpy.load(content))
-    except SafetensorError as error:
-        raise VersionRefused(version, file, "must be safetensors", error) from None
-
-
-def _try_probe(scorer: OnnxScorer, arrays: dict[str, Array]) -> None:
-    version, expected = scorer.version, arrays.pop(EXPECTED, np.zeros(0))
-    if not expected.size:
-        raise VersionRefused(version, PROBE, "must hold scores that are expected", "none")
-    try:
-        scores = scorer.run(arrays)
-    except ScoringFailed as error:
-        raise VersionRefused(version, PROBE, "must fit the graph", error) from None
-    if scores.shape != expected.shape:
-        raise VersionRefused(version, PROBE, f"shape must be {expected.shape}", scores.shape)
-    if not np.isfinite(scores).all():
-        raise VersionRefused(version, PROBE, "scores must be finite", "NaN or infinity")
-    worst = float(np.abs(scores - expected).max())
-    if not worst <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
-        rule = f"scores must be as expected to {TOLERANCE}"
-        raise VersionRefused(version, PROBE, rule, f"a difference of {worst:.6g}")
-
-
-# --- the folder or bucket ---------------------------------------------------------------------
-
-
-def _shelf(root: str | Path, name: str) -> Folders:
-    if not _NAME.fullmatch(name):
-        raise NameRefused(f"model name must be of letters, digits, _ and -, got {name!r}")
-    try:
-        return folders(root, name)
-    except (ValueError, ImportError) as error:
-        raise RegistryUnusable(f"registry {root} cannot be opened: {error}") from None
-
-
-def _versions(shelf: Folders) -> list[str]:
-    return [name for name in shelf.names() if VERSION.fullmatch(name)]
-
-
-def _reader(shelf: Folders, version: str) -> Callable[[str], bytes]:
-    return lambda file: shelf.read(version, file)
-
-
-@contextmanager
-def _usable(root: str | Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RegistryUnusable(f"registry {root} cannot be used: {error}") from error
+    models = shelf(root, name)
+    with usable(root):
+        known = manifest_of(models, name, version)
+        return arrays(version, WEIGHTS, content(known, WEIGHTS, reader(models, version)))

@@ -1,12 +1,4 @@
-"""What a version is: its manifest, and what can be wrong with it.
-
-RegistryError             anything below
-├── RegistryUnusable      it cannot be read or written: no rights, a full disk, no network
-├── NameRefused           a name that could lead out of the registry
-├── VersionMissing        there is no such version
-├── VersionTaken          somebody else has just published it
-└── VersionRefused        something in it is not as it must be: `file`, `rule`, `value`
-"""
+"""What a version is: its manifest.  What can be wrong with it is in `registry_errors`."""
 
 from __future__ import annotations
 
@@ -19,48 +11,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from streamrank.edges.registry_errors import VersionRefused
 from streamrank.edges.registry_folders import MARK
-from streamrank.errors import StreamRankError
 from streamrank.features.schema import Schema, decode_schema
 
 VERSION = re.compile(r"\d{8}T\d{12}Z-[0-9a-f]{8}")
 """When it was made, to the microsecond, and the first digits of its manifest's hash."""
+ONNX, WEIGHTS, PROBE = "ranker.onnx", "weights.safetensors", "probe.safetensors"
+"""The files beside the manifest."""
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class RegistryError(StreamRankError):
-    """Something is wrong with the registry or with a version in it."""
-
-
-class RegistryUnusable(RegistryError):
-    """The registry cannot be read or written."""
-
-
-class NameRefused(RegistryError):
-    """A model's or version's name that could lead out of the registry."""
-
-
-class VersionMissing(RegistryError):
-    """There is no such version."""
-
-
-class VersionTaken(RegistryError):
-    """Somebody else has just published it."""
-
-
-class VersionRefused(RegistryError):
-    """Something in a version is not as it must be.
-
-    Args:
-        version: Which one.
-        file: In which of its files.
-        rule: What must be.
-        value: What is instead.
-    """
-
-    def __init__(self, version: str, file: str, rule: str, value: object) -> None:
-        super().__init__(f"version {version or '(new)'}: {file}: {rule}, got {value}")
-        self.version, self.file, self.rule, self.value = version, file, rule, value
 
 
 class File(BaseModel):
@@ -108,6 +67,11 @@ class Manifest(BaseModel):
     lists_seen: Annotated[int, Field(ge=0)] = 0
     offsets: dict[str, int] = {}
     files: dict[str, File]
+
+    @property
+    def digest(self) -> str:
+        """The hash of the graph that serves; an announcement carries it."""
+        return self.files[ONNX].sha256 if ONNX in self.files else ""
 
     def schema_used(self) -> Schema:
         """Return what its features are made of."""

@@ -1,0 +1,357 @@
+"""Which version serves, who said so, and which ones never may.
+
+    <root>/<name>/serving/<number>/manifest.json
+
+Each change is a new, numbered folder that appears whole or not at all and only where there is
+none yet, as versions do; the highest number counts.  So of two writers that saw the same state
+one is told that it came late, on a disk and in a bucket alike, and the last fifty states are the
+history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from streamrank.edges.registry_errors import PointerMoved, RegistryUnusable, VersionBarred
+from streamrank.edges.registry_folders import MARK, Folders
+from streamrank.edges.registry_manifest import Manifest
+from streamrank.edges.registry_shelf import (
+    manifest_of,
+    readable,
+    shelf,
+    usable,
+    version_names,
+    who,
+)
+
+KEPT = 50
+"""States that stay, the newest among them."""
+TRIES = 1000
+"""Writers that may be faster than one that does not mind, before it gives up."""
+_FOLDER = "serving"
+
+
+class _Anything(Enum):
+    ANYTHING = 0
+
+
+ANYTHING: Final = _Anything.ANYTHING
+"""The former version may be any: the last writer wins."""
+Expected = str | None | Literal[_Anything.ANYTHING]
+
+
+class Bar(BaseModel):
+    """Why a version must not serve again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reason: str
+    at: AwareDatetime
+    by: str
+
+
+class Standing(BaseModel):
+    """What serves, since when and why.
+
+    Attributes:
+        format: Which layout this has.
+        version: What serves; `None` where nobody has said so yet, only barred some.
+        former: What served before.
+        reason: Why it was changed.
+        at: When.
+        by: Who changed it.
+        barred: Versions that must not serve again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    version: str | None
+    former: str | None
+    reason: str
+    at: AwareDatetime
+    by: str
+    barred: dict[str, Bar] = {}
+
+
+Move = Callable[[Standing | None, str | None], tuple[str | None, dict[str, Bar]]]
+"""From what stands, and what serves by it, to what shall serve and what is barred."""
+
+
+# --- what serves ------------------------------------------------------------------------------
+
+
+def current(root: str | Path, name: str) -> str | None:
+    """Return the version that serves.
+
+    That is the one which was pointed at; where nobody has pointed yet, or that one is gone, it
+    is the newest that is neither rejected nor barred, and `None` where there is none.
+    """
+    with usable(root):
+        return _serving(shelf(root, name), name, standing(root, name))
+
+
+def latest(root: str | Path, name: str) -> str | None:
+    """Return the newest version that may serve, `None` where there is none."""
+    with usable(root):
+        return _newest(shelf(root, name), name, barred(root, name))
+
+
+def standing(root: str | Path, name: str) -> Standing | None:
+    """Return what was last said of who serves, `None` where nobody said anything."""
+    with usable(root):
+        return _last(shelf(root, name, _FOLDER))[1]
+
+
+def barred(root: str | Path, name: str) -> Mapping[str, Bar]:
+    """Return the versions that must not serve again, with the reason."""
+    known = standing(root, name)
+    return {} if known is None else known.barred
+
+
+def history(root: str | Path, name: str) -> list[Standing]:
+    """Return what was said of who serves, the oldest first: at most the last fifty."""
+    states = shelf(root, name, _FOLDER)
+    with usable(root):
+        read = [_read(states, number) for number in states.names()]
+    return [one for one in read if one is not None]
+
+
+# --- who shall serve --------------------------------------------------------------------------
+
+
+def point(
+    root: str | Path,
+    name: str,
+    version: str,
+    reason: str,
+    now: datetime,
+    *,
+    expected: Expected = ANYTHING,
+    by: str | None = None,
+    force: bool = False,
+) -> Standing:
+    """Let a version serve.
+
+    Args:
+        root: The registry.
+        name: The model.
+        version: Which one.
+        reason: Why, for the history.
+        now: The time.
+        expected: What serves so far, as the caller believes (`current`); given, nothing is
+            changed where another one does.
+        by: Who wants it; else user, machine and process.
+        force: Even if it was rejected or barred; the bar is lifted.
+
+    Raises:
+        VersionMissing: There is no such version.
+        VersionRefused: Its manifest is not as it must be.
+        VersionBarred: It was rejected or barred.
+        PointerMoved: Another one serves than was expected.
+        RegistryUnusable: It cannot be written; what served goes on.
+    """
+
+    def move(known: Standing | None, serving: str | None) -> tuple[str, dict[str, Bar]]:
+        if expected is not ANYTHING and serving != expected:
+            raise PointerMoved(
+                f"{name}: {expected} must serve for {version} to take over, got {serving}"
+            )
+        bars = dict(known.barred) if known else {}
+        _refuse_bad(manifest_of(shelf(root, name), name, version), bars, force)
+        bars.pop(version, None)
+        return version, bars
+
+    return _change(root, name, move, reason, now, by)
+
+
+def bar(
+    root: str | Path, name: str, version: str, reason: str, now: datetime, *, by: str | None = None
+) -> Standing:
+    """Never let a version serve again; where it serves, its nearest good ancestor takes over.
+
+    Raises:
+        VersionMissing: There is no such version.
+        VersionBarred: It serves, and no ancestor is left that may; nothing is changed.
+    """
+
+    def move(known: Standing | None, serving: str | None) -> tuple[str | None, dict[str, Bar]]:
+        models = shelf(root, name)
+        manifest_of(models, name, version)
+        bars = dict(known.barred) if known else {}
+        bars[version] = Bar(reason=reason, at=now, by=by or who())
+        if serving == version:
+            return _ancestor(models, name, version, bars), bars
+        return known.version if known else None, bars
+
+    return _change(root, name, move, reason, now, by)
+
+
+def rollback(
+    root: str | Path,
+    name: str,
+    to: str | None = None,
+    *,
+    now: datetime,
+    reason: str = "rolled back",
+    bar: bool = False,
+    by: str | None = None,
+    force: bool = False,
+) -> Standing:
+    """Let an earlier version serve again.
+
+    Args:
+        root: The registry.
+        name: The model.
+        to: Which one; else the nearest ancestor of the one that serves that is neither rejected
+            nor barred.
+        now: The time.
+        reason: Why, for the history.
+        bar: Whether what served so far must never serve again.
+        by: Who wants it; else user, machine and process.
+        force: Even `to` a version that was rejected or barred; the bar is lifted.
+
+    Returns:
+        What stands now; its `version` serves.
+
+    Raises:
+        VersionMissing: There is no such version.
+        VersionBarred: It was rejected or barred, or no ancestor is left; nothing is changed.
+    """
+
+    def move(known: Standing | None, serving: str | None) -> tuple[str, dict[str, Bar]]:
+        models = shelf(root, name)
+        bars = dict(known.barred) if known else {}
+        if serving is None:
+            raise VersionBarred(f"no version of {name} serves: there is nothing to roll back")
+        if bar and to != serving:
+            bars[serving] = Bar(reason=reason, at=now, by=by or who())
+        if to is None:
+            return _ancestor(models, name, serving, bars), bars
+        _refuse_bad(manifest_of(models, name, to), bars, force)
+        bars.pop(to, None)
+        return to, bars
+
+    return _change(root, name, move, reason, now, by)
+
+
+# --- the states -------------------------------------------------------------------------------
+
+
+def _change(
+    root: str | Path, name: str, move: Move, reason: str, now: datetime, by: str | None
+) -> Standing:
+    """Write the next state; whoever finds it written by somebody else looks again."""
+    states, models = shelf(root, name, _FOLDER), shelf(root, name)
+    with usable(root):
+        for _ in range(TRIES):
+            number, known = _last(states)
+            serving = _serving(models, name, known)
+            version, bars = move(known, serving)
+            there = set(version_names(models))
+            after = Standing(
+                version=version,
+                former=serving if version != serving else known and known.former,
+                reason=reason,
+                at=now,
+                by=by or who(),
+                barred={one: why for one, why in bars.items() if one in there},
+            )
+            if _put(states, number + 1, after):
+                return after
+    raise RegistryUnusable(f"{TRIES} other writers of who serves as {name} were faster")
+
+
+def _put(states: Folders, number: int, after: Standing) -> bool:
+    """Write a state, unless it has been written or even forgotten; forget the oldest ones."""
+    try:
+        states.put(_named(number), {MARK: after.model_dump_json(indent=2).encode()})
+    except FileExistsError:
+        return False
+    last, _ = _last(states)
+    if last - number >= KEPT:  # so late that its number had been given and forgotten
+        states.remove(_named(number))
+        return False
+    for old in states.names():
+        if int(old) <= number - KEPT:
+            with suppress(FileNotFoundError):  # somebody else forgets it too
+                states.remove(old)
+    return True
+
+
+def _last(states: Folders) -> tuple[int, Standing | None]:
+    while (number := states.last()) is not None:
+        known = _read(states, number)
+        if known is not None:
+            return int(number), known
+    return 0, None
+
+
+def _read(states: Folders, number: str) -> Standing | None:
+    try:
+        return Standing.model_validate_json(states.read(number, MARK))
+    except FileNotFoundError:  # forgotten since it was listed
+        return None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]["msg"]
+        raise RegistryUnusable(
+            f"{_FOLDER}/{number}/{MARK} must say which version serves: {first}; "
+            "remove the folder, and the one before it counts"
+        ) from None
+
+
+def _named(number: int) -> str:
+    return f"{number:012d}"
+
+
+# --- which ones may ---------------------------------------------------------------------------
+
+
+def _serving(models: Folders, name: str, known: Standing | None) -> str | None:
+    if known is None or known.version is None:
+        return _newest(models, name, known.barred if known else {})
+    if readable(models, name, known.version) is not None:
+        return known.version
+    return _newest(models, name, known.barred)
+
+
+def _newest(models: Folders, name: str, bars: Mapping[str, Bar]) -> str | None:
+    for version in reversed(version_names(models)):
+        found = readable(models, name, version)
+        if found is not None and found.rejected is None and version not in bars:
+            return version
+    return None
+
+
+def _ancestor(models: Folders, name: str, version: str, bars: Mapping[str, Bar]) -> str:
+    for found in _ancestors(models, name, version):
+        if found.rejected is None and found.version not in bars:
+            return found.version
+    raise VersionBarred(f"no ancestor of version {version} of {name} is left that may serve")
+
+
+def _ancestors(models: Folders, name: str, version: str) -> Iterator[Manifest]:
+    found = readable(models, name, version)
+    while found is not None and found.parent is not None and found.parent < found.version:
+        found = readable(models, name, found.parent)
+        if found is not None:
+            yield found
+
+
+def _refuse_bad(found: Manifest, bars: Mapping[str, Bar], force: bool) -> None:
+    if force:
+        return
+    if found.rejected is not None:
+        raise VersionBarred(f"version {found.version} was rejected: {found.rejected}")
+    if found.version in bars:
+        why = bars[found.version]
+        raise VersionBarred(
+            f"version {found.version} is barred since {why.at:%Y-%m-%d %H:%M}: {why.reason}"
+        )
