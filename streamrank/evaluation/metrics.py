@@ -71,25 +71,6 @@ def mean(lists: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return {name: float(np.mean(found)) for name, found in values.items()}
 
 
-def by_segment(
-    lists: Sequence[Mapping[str, float]], segments: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """Average each metric within each segment, and say how many `lists` it has.
-
-    Args:
-        lists: The metrics of each list.
-        segments: The segment of each list, such as "new user".
-
-    Examples:
-        >>> by_segment([{"mrr": 1.0}, {"mrr": 0.5}], ["new user", "known user"])
-        {'new user': {'lists': 1.0, 'mrr': 1.0}, 'known user': {'lists': 1.0, 'mrr': 0.5}}
-    """
-    parts = defaultdict[str, list[Mapping[str, float]]](list)
-    for figures, segment in zip(lists, segments, strict=True):
-        parts[segment].append(figures)
-    return {name: {"lists": float(len(part))} | mean(part) for name, part in parts.items()}
-
-
 # --- the order of a list ----------------------------------------------------------------------
 
 
@@ -203,11 +184,20 @@ def log_loss(probabilities: Array, labels: Array) -> float:
     return float(-np.mean(np.where(hit, np.log(chance), np.log1p(-chance))))
 
 
-def calibration_error(probabilities: Array, labels: Array, bins: int = 10) -> float:
+def calibration_error(
+    probabilities: Array, labels: Array, bins: int = 10, *, equal_mass: bool = False
+) -> float:
     """Return the expected calibration error.
 
-    The probabilities go into `bins` bins of equal width; the error is the distance between
-    their mean and the share of labels, weighted by how many a bin holds.
+    The probabilities go into `bins` bins; the error is the distance between their mean and the
+    share of labels, weighted by how many a bin holds.
+
+    Args:
+        probabilities: Of each candidate, shape (n,).
+        labels: 1 or 0, shape (n,).
+        bins: How many bins.
+        equal_mass: Bins that hold as many probabilities each, instead of bins as wide: where
+            labels are rare, nearly all probabilities are in the first of the wide ones.
 
     References:
         Naeini, Cooper and Hauskrecht, AAAI 2015, "Obtaining well calibrated probabilities".
@@ -217,10 +207,60 @@ def calibration_error(probabilities: Array, labels: Array, bins: int = 10) -> fl
         0.0
     """
     chance, hit = _probabilities(probabilities, labels)
-    edges = np.linspace(0.0, 1.0, _at_least_one(bins) + 1)[1:-1]
+    edges = np.linspace(0.0, 1.0, _at_least_one(bins) + 1)
+    edges = (np.percentile(chance, 100.0 * edges) if equal_mass else edges)[1:-1]
     place = np.searchsorted(edges, chance, side="left")
     gaps = np.bincount(place, weights=chance - hit, minlength=bins)
     return float(np.abs(gaps).sum() / len(chance))
+
+
+def calibration_ratio(probabilities: Array, labels: Array) -> float:
+    """Return how many labels were expected over how many there were; NaN where there are none.
+
+    Examples:
+        >>> calibration_ratio(np.array([0.5, 0.25, 0.25]), np.array([1, 0, 1]))
+        0.5
+    """
+    chance, hit = _probabilities(probabilities, labels)
+    return float(chance.sum() / hit.sum()) if hit.any() else float("nan")
+
+
+def sigmoid(scores: Array) -> Array:
+    """Return the probabilities that log-odds stand for.
+
+    Examples:
+        >>> sigmoid(np.array([0.0, -1000.0])).tolist()
+        [0.5, 0.0]
+    """
+    return np.asarray(np.exp(-np.logaddexp(0.0, -np.asarray(scores, np.float64))))
+
+
+def of_probabilities(scores: Array, labels: Array) -> dict[str, float]:
+    """Measure log-odds over many lists at once.
+
+    Args:
+        scores: Log-odds of every candidate of every list, shape (n,).
+        labels: 1 where the candidate got the feedback, else 0, shape (n,).
+
+    Returns:
+        `log_loss`; `calibration_error` over ten bins that hold as many candidates each;
+        `calibration_ratio`, labels expected over labels found, and `global_auc`, both left out
+        where all labels are the same.
+
+    Examples:
+        >>> found = of_probabilities(np.array([0.0, 0.0]), np.array([1, 0]))
+        >>> found["calibration_ratio"], found["global_auc"]
+        (1.0, 0.5)
+    """
+    chance = sigmoid(scores)
+    figures = {
+        "log_loss": log_loss(chance, labels),
+        "calibration_error": calibration_error(chance, labels, equal_mass=True),
+    }
+    area = auc(scores, labels)
+    if np.isnan(area):
+        return figures
+    return figures | {"calibration_ratio": calibration_ratio(chance, labels), "global_auc": area}
 
 
 def _probabilities(probabilities: Array, labels: Array) -> tuple[Array, Array]:

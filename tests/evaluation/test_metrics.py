@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import special
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import (
     label_ranking_average_precision_score,
@@ -75,14 +76,40 @@ def test_log_loss_is_scikit_learns_also_for_certainties(seed: int) -> None:
 
 
 @pytest.mark.parametrize("bins", [1, 10, 15])
-def test_calibration_error_is_the_weighted_gap_of_scikit_learns_curve(bins: int) -> None:
+@pytest.mark.parametrize("equal_mass", [False, True])
+def test_calibration_error_is_the_weighted_gap_of_scikit_learns_curve(
+    bins: int, equal_mass: bool
+) -> None:
     rng = np.random.default_rng(bins)
-    chance = rng.random(1000)
+    chance = rng.random(1000) ** 3
     labels = rng.random(1000) < chance**2
-    rate, mean = calibration_curve(labels, chance, n_bins=bins)
-    held = np.histogram(chance, np.linspace(0, 1, bins + 1))[0]
+    strategy = "quantile" if equal_mass else "uniform"
+    rate, mean = calibration_curve(labels, chance, n_bins=bins, strategy=strategy)
+    edges = np.linspace(0, 1, bins + 1)
+    edges = np.percentile(chance, edges * 100) if equal_mass else edges
+    held = np.bincount(np.searchsorted(edges[1:-1], chance), minlength=bins)
     expected = float(np.abs(rate - mean) @ held[held > 0] / 1000)
-    assert metrics.calibration_error(chance, labels, bins) == pytest.approx(expected, abs=EXACT)
+    found = metrics.calibration_error(chance, labels, bins, equal_mass=equal_mass)
+    assert found == pytest.approx(expected, abs=EXACT)
+
+
+def test_log_odds_over_many_lists_are_measured_as_scikit_learn_does() -> None:
+    rng = np.random.default_rng(4)
+    scores = rng.normal(-2, 2, 3000)
+    labels = rng.random(3000) < 1 / (1 + np.exp(-scores))
+    found = metrics.of_probabilities(scores, labels)
+    chance = 1 / (1 + np.exp(-scores))
+    assert found["log_loss"] == pytest.approx(reference_log_loss(labels, chance), abs=EXACT)
+    assert found["global_auc"] == pytest.approx(roc_auc_score(labels, scores), abs=EXACT)
+    assert found["calibration_ratio"] == pytest.approx(chance.sum() / labels.sum(), abs=EXACT)
+    assert found["calibration_error"] < 0.03
+    one_class = metrics.of_probabilities(scores, np.zeros(3000))
+    assert one_class.keys() == {"log_loss", "calibration_error"}
+
+
+def test_the_probability_of_log_odds_is_scipys_also_far_out() -> None:
+    scores = np.array([-800.0, -40.0, -1e-9, 0.0, 3.0, 40.0, 800.0])
+    assert metrics.sigmoid(scores) == pytest.approx(special.expit(scores), abs=1e-15)
 
 
 # --- by hand ----------------------------------------------------------------------------------
@@ -141,14 +168,6 @@ def test_the_mean_is_over_the_lists_that_have_the_metric() -> None:
     assert metrics.mean([{"mrr": 1.0}, {"mrr": 0.0, "auc": 0.75}]) == {"mrr": 0.5, "auc": 0.75}
 
 
-def test_segments_are_averaged_for_themselves() -> None:
-    lists = [{"mrr": 1.0}, {"mrr": 0.5}, {"mrr": 0.0}]
-    assert metrics.by_segment(lists, ["new", "old", "new"]) == {
-        "new": {"lists": 2.0, "mrr": 0.5},
-        "old": {"lists": 1.0, "mrr": 0.5},
-    }
-
-
 def test_coverage_counts_what_the_catalogue_knows_once() -> None:
     lists = [["a", "b"], ["b", "x"], []]
     assert metrics.coverage(lists, {"a", "b", "c", "d"}, k=2) == 0.5
@@ -169,6 +188,9 @@ def test_calibrated_probabilities_have_a_small_error_and_overconfident_ones_a_la
     labels = rng.random(100_000) < chance
     assert metrics.calibration_error(chance, labels) < 0.01
     assert metrics.calibration_error(np.round(chance), labels) > 0.2
+    assert metrics.calibration_ratio(chance, labels) == pytest.approx(1, abs=0.01)
+    assert metrics.calibration_ratio(chance / 2, labels) == pytest.approx(0.5, abs=0.01)
+    assert np.isnan(metrics.calibration_ratio(chance, np.zeros(100_000)))
 
 
 # --- properties and refusals ------------------------------------------------------------------
