@@ -169,6 +169,8 @@ class RankSection(Section):
     """Where the model runs: auto takes a GPU if there is one, cuda insists."""
     threads: Annotated[int, Field(ge=1, le=64)] = 1
     """Threads of one model session."""
+    slower: Annotated[float, Field(ge=1.0)] = 3.0
+    """A new version that takes so many times as long as the one that serves is refused."""
     cache_age: Duration = timedelta(seconds=1)
     """How old a row of the store may be in the reader's cache."""
     cache_rows: Annotated[int, Field(ge=1)] = 100_000
@@ -232,3 +234,10 @@ class RegistrySection(Section):
     """Where the versions of the model are."""
 
     path: Path = Path("data/registry")
+    """A folder that the flows share."""
+    poll: Duration = timedelta(seconds=10)
+    """How often a worker looks here for the version that serves, beside topic models."""
+    keep: Annotated[int, Field(ge=1)] = 50
+    """How many of the newest versions stay; what serves and its parent stay anyway."""
+    max_age: Duration = timedelta(days=30)
+    """How old a version may get that does not serve."""

@@ -98,6 +98,16 @@ def current(root: str | Path, name: str) -> str | None:
         return _serving(shelf(root, name), name, standing(root, name))
 
 
+def line(root: str | Path, name: str) -> list[str]:
+    """Return what serves, and then those ancestors of it that may, the nearest first."""
+    models = shelf(root, name)
+    with usable(root):
+        serving, bars = current(root, name), barred(root, name)
+        if serving is None:
+            return []
+        return [serving, *(one.version for one in _good_ancestors(models, name, serving, bars))]
+
+
 def latest(root: str | Path, name: str) -> str | None:
     """Return the newest version that may serve, `None` where there is none."""
     with usable(root):
@@ -331,17 +341,18 @@ def _newest(models: Folders, name: str, bars: Mapping[str, Bar]) -> str | None:
 
 
 def _ancestor(models: Folders, name: str, version: str, bars: Mapping[str, Bar]) -> str:
-    for found in _ancestors(models, name, version):
-        if found.rejected is None and found.version not in bars:
-            return found.version
+    for found in _good_ancestors(models, name, version, bars):
+        return found.version
     raise VersionBarred(f"no ancestor of version {version} of {name} is left that may serve")
 
 
-def _ancestors(models: Folders, name: str, version: str) -> Iterator[Manifest]:
+def _good_ancestors(
+    models: Folders, name: str, version: str, bars: Mapping[str, Bar]
+) -> Iterator[Manifest]:
     found = readable(models, name, version)
     while found is not None and found.parent is not None and found.parent < found.version:
         found = readable(models, name, found.parent)
-        if found is not None:
+        if found is not None and found.rejected is None and found.version not in bars:
             yield found
 
 
