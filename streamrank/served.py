@@ -1,11 +1,14 @@
-"""The message of topic `served`: what the model saw of one list, arrays and all."""
+"""The message of topic `served`: what the model saw of one list, arrays and all.
+
+`pack` and `unpack` are the binary form that it shares with the messages of topic `examples`.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -16,12 +19,17 @@ from safetensors.numpy import save as save_tensors
 from streamrank.values import reason
 
 Array = np.ndarray[Any, Any]
+WordsT = TypeVar("WordsT", bound="Words")
 
 
-class _Words(BaseModel):
-    """The part of `Served` that is no array."""
+class Words(BaseModel):
+    """The part of a binary message that is no array."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Words(Words):
+    """The part of `Served` that is no array."""
 
     id: str
     user: str
@@ -46,6 +54,9 @@ class Served:
         source: `"request"`, `"trigger"` or `"ranking"` (a list shown elsewhere).
         inputs: Arrays by name, as `streamrank.features.inputs` builds them.
         scores: One score a candidate and head, shape (candidates, heads).
+        shown: Where each candidate stood in the list that went out, int64 (candidates,); -1
+            where it was cut off.  `None` in records of before it was written down.
+        propensities: With what probability it stood there, float32 (candidates,); likewise.
     """
 
     id: str
@@ -57,15 +68,16 @@ class Served:
     source: str
     inputs: Mapping[str, Array]
     scores: Array
+    shown: Array | None = None
+    propensities: Array | None = None
 
     def encode(self) -> bytes:
         """Return the binary payload: safetensors, with the words in its metadata."""
         words = _Words.model_construct(**{key: getattr(self, key) for key in _Words.model_fields})
         arrays = {f"inputs.{name}": array for name, array in self.inputs.items()}
-        arrays["scores"] = self.scores
-        # Safetensors writes the memory as it lies: a view that is not contiguous would be garbled.
-        whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        return save_tensors(whole, {"served": words.model_dump_json()})
+        found = {name: getattr(self, name) for name in ("scores", "shown", "propensities")}
+        given = {name: array for name, array in found.items() if array is not None}
+        return pack("served", words, arrays | given)
 
 
 def decode_served(payload: bytes) -> Served:
@@ -74,22 +86,73 @@ def decode_served(payload: bytes) -> Served:
     Raises:
         ValueError: The payload is not what `Served.encode` writes.
     """
+    words, arrays = unpack("served", payload, _Words, needs=("scores",))
+    scores = arrays.pop("scores")
+    shown, propensities = arrays.pop("shown", None), arrays.pop("propensities", None)
+    check_rows("served", words.items, {"scores": scores})
+    check_rows("served", words.items, {"shown": shown, "propensities": propensities}, flat=True)
+    return Served(
+        **dict(words),
+        inputs={name.removeprefix("inputs."): array for name, array in arrays.items()},
+        scores=scores,
+        shown=shown,
+        propensities=propensities,
+    )
+
+
+# --- the binary form --------------------------------------------------------------------------
+
+
+def pack(kind: str, words: Words, arrays: Mapping[str, Array]) -> bytes:
+    """Return a binary message: safetensors, with the words in its metadata under its kind."""
+    # Safetensors writes the memory as it lies: a view that is not contiguous would be garbled.
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return save_tensors(whole, {kind: words.model_dump_json()})
+
+
+def unpack(
+    kind: str, payload: bytes, words: type[WordsT], *, needs: tuple[str, ...]
+) -> tuple[WordsT, dict[str, Array]]:
+    """Read what `pack` wrote.
+
+    Args:
+        kind: Which message it is.
+        payload: The record's value.
+        words: The form of the part that is no array.
+        needs: Arrays that must be there.
+
+    Raises:
+        ValueError: The payload is something else; the text begins with the kind.
+    """
     try:
         arrays = load_tensors(payload)
-        words = _Words.model_validate_json(_metadata(payload)["served"])
-        scores = arrays.pop("scores")
+        found = words.model_validate_json(_metadata(payload)[kind])
+        missing = [name for name in needs if name not in arrays]
+        if missing:
+            raise KeyError(*missing)
     except ValidationError as error:
-        raise ValueError(f"served: {reason(error)}") from None
+        raise ValueError(f"{kind}: {reason(error)}") from None
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-        rule = "served: must be safetensors with its words"
+        rule = f"{kind}: must be safetensors with its words"
         raise ValueError(f"{rule}, got {type(error).__name__} {str(error)[:200]}") from None
-    if scores.ndim != 2 or len(scores) != len(words.items):
-        raise ValueError(
-            f"served: must have a row of scores for each of {len(words.items)} items, "
-            f"got shape {scores.shape}"
-        )
-    inputs = {name.removeprefix("inputs."): array for name, array in arrays.items()}
-    return Served(**dict(words), inputs=inputs, scores=scores)
+    return found, arrays
+
+
+def check_rows(
+    kind: str, items: tuple[str, ...], arrays: Mapping[str, Array | None], *, flat: bool = False
+) -> None:
+    """Refuse arrays that have not a row for each item, or, where they are flat, a number.
+
+    Raises:
+        ValueError: One has another shape.
+    """
+    what, axes = ("a number", 1) if flat else ("a row", 2)
+    for name, array in arrays.items():
+        if array is not None and (array.ndim != axes or len(array) != len(items)):
+            raise ValueError(
+                f"{kind}: must have {what} of {name} for each of {len(items)} items, "
+                f"got shape {array.shape}"
+            )
 
 
 def _metadata(payload: bytes) -> dict[str, str]:

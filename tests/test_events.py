@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -463,6 +464,23 @@ def test_a_cut_payload_of_what_the_model_saw_has_a_reason(length: int) -> None:
     whole = served().encode()
     with pytest.raises(ValueError, match="served: must be safetensors"):
         decode_served(whole[: min(length, len(whole) - 1)])
+
+
+def test_places_and_propensities_come_back_and_older_records_have_none() -> None:
+    assert decode_served(served().encode()).shown is None
+    shown, chances = np.array([1, -1], np.int64), np.array([1.0, 0.5], np.float32)
+    after = decode_served(replace(served(), shown=shown, propensities=chances).encode())
+    assert after.shown is not None
+    assert after.propensities is not None
+    np.testing.assert_array_equal(after.shown, shown)
+    np.testing.assert_array_equal(after.propensities, chances)
+    assert after.inputs.keys() == served().inputs.keys()
+
+
+def test_a_place_for_another_number_of_items_is_refused() -> None:
+    wrong = replace(served(), shown=np.array([0], np.int64))
+    with pytest.raises(ValueError, match=r"a number of shown for each of 2 items"):
+        decode_served(wrong.encode())
 
 
 def test_scores_that_do_not_fit_the_items_are_refused() -> None:
