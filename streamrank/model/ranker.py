@@ -307,7 +307,10 @@ class Attention(nn.Module):
 
 
 class Ranker(nn.Module):
-    """The whole: the inputs of `features.inputs.stack` in, a score a candidate and head out."""
+    """The whole: the inputs of `features.inputs.stack` in, a score a candidate and head out.
+
+    A score is log-odds: of the label; and, where there is a conversion, of label and conversion.
+    """
 
     def __init__(self, config: Configuration, candidate: Bins, context: Bins) -> None:
         super().__init__()
@@ -373,7 +376,25 @@ class Ranker(nn.Module):
         found = self.attention(known, history, there, history_types, history_places)
         deep = self.perceptron(torch.cat([known, found, match], -1))  # (B, C, hidden)
         scores: Tensor = self.scores(torch.cat([deep, match], -1)) + skip
+        if len(self.config.heads) == 2:
+            scores = both(scores)
         return scores.masked_fill((candidate_items == 0).unsqueeze(-1), 0.0)
+
+    @torch.no_grad()
+    def adjust(self, scale: Tensor, shift: Tensor) -> None:
+        """Scale and shift the log-odds of each head (of the conversion: given the label).
+
+        It is done within the last layers' weights, and costs nothing when lists are scored.
+
+        Args:
+            scale: (heads,).
+            shift: (heads,).
+        """
+        skip = slice(self.config.hidden, None)
+        self.scores.weight.mul_(scale[:, None])
+        self.dense.weight[skip].mul_(scale[:, None])
+        self.scores.bias.mul_(scale).add_(shift)
+        self.dense.bias[skip].mul_(scale)
 
     def _some(self, hashes: Tensor) -> Tensor:
         """In training, forget some ids: 0 is the hash of nothing."""
@@ -391,6 +412,28 @@ class Ranker(nn.Module):
         shape = (len(values), 1, values.shape[-1])
         kept = (torch.rand(shape, device=values.device) >= rate).float()
         return encoded * kept.index_select(-1, bins.feature)
+
+
+def both(scores: Tensor) -> Tensor:
+    """Turn log-odds of a label, and of a conversion given it, into those of the label and of both.
+
+    P(both) = P(label) * P(conversion | label): what is learned about conversions is learned from
+    all lists and not from the labelled candidates alone, which are no fair sample of the rest.
+
+    Args:
+        scores: (..., 2).
+
+    References:
+        Ma et al., SIGIR 2018, "Entire space multi-task model: an effective approach for
+        estimating post-click conversion rate".
+
+    Examples:
+        >>> both(torch.tensor([0.0, 0.0])).sigmoid().tolist()
+        [0.5, 0.25]
+    """
+    label, given = scores[..., 0], scores[..., 1]
+    against = torch.stack([-label, -given, -label - given], -1)
+    return torch.stack([label, -against.logsumexp(-1)], -1)
 
 
 def _mean(table: Buckets, hashes: Tensor) -> Tensor:
