@@ -9,13 +9,16 @@ from typing import Any
 
 from bytewax.dataflow import Dataflow
 
-from streamrank import events, settings
+from streamrank import events, settings, swap
 from streamrank.edges import kafka, onnxruntime, registry
+from streamrank.edges.announcements import Listener
 from streamrank.edges.cache import CachedStore
+from streamrank.edges.registry import Verified
 from streamrank.features import inputs
 from streamrank.settings import Secrets, Settings
 from streamrank.steps import Decoder, Plan
 from streamrank.steps_ranking import Scorer
+from streamrank.swap import HotSwap
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +48,22 @@ def decoders_of(known: Settings, *names: str) -> Mapping[str, Decoder]:
     return {known.topic(name): partial(kinds[name], limits=known.limits()) for name in names}
 
 
+def loader_of(known: Settings) -> Callable[[str], Verified]:
+    """Return what loads a version, verified, for what is served here."""
+    return partial(
+        registry.load_verified,
+        known.registry.path,
+        known.model.name,
+        provider=known.rank.provider,
+        threads=known.rank.threads,
+        features=plan_of(known).features,
+    )
+
+
 def scorer_of(known: Settings) -> Scorer:
-    """Load the newest version of the model; without one, lists keep their incoming order."""
-    found = registry.latest(known.registry.path, known.model.name)
+    """Load the version that serves; without one, lists keep their incoming order."""
+    line = registry.line(known.registry.path, known.model.name)
+    found = swap.first(line, loader_of(known))
     if found is None:
         log.warning(
             "no version of %r in %s yet: lists keep their incoming order (streamrank train)",
@@ -55,15 +71,24 @@ def scorer_of(known: Settings) -> Scorer:
             known.registry.path,
         )
         return onnxruntime.AsShown()
-    scorer = registry.load(
+    log.info("model %s on %s", found.scorer.version, found.scorer.provider)
+    return found.scorer
+
+
+def hot_swap(known: Settings, connection: Mapping[str, str | int]) -> HotSwap:
+    """Return the version that serves, and go along wherever another one is said to."""
+    # Threads of a session would keep the low priority of the thread that builds it.
+    nice = swap.NICE if known.rank.threads == 1 else 0
+    scorer = HotSwap(scorer_of(known), loader_of(known), slower=known.rank.slower, nice=nice)
+    listener = Listener(
+        connection,
+        known.topic("models"),
         known.registry.path,
         known.model.name,
-        found,
-        provider=known.rank.provider,
-        threads=known.rank.threads,
-        features=plan_of(known).features,
+        scorer.start().follow,
+        poll=known.registry.poll,
     )
-    log.info("model %s on %s", scorer.version, scorer.provider)
+    listener.start()  # both end with the process
     return scorer
 
 
@@ -103,7 +128,7 @@ def rank_flow(build: Callable[..., Dataflow]) -> Dataflow:
         kafka.KafkaSink(connection, known.topic("dead-letters")),
         plan=plan_of(known),
         store=store,
-        scorer=scorer_of(known),
+        scorer=hot_swap(known, connection),
         decoders=decoders_of(known, *topics),
         reports=frozenset({known.topic("requests")}),
         ttl=known.session.ttl,
