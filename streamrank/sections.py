@@ -70,6 +70,12 @@ def _address(value: str) -> str:
     return value
 
 
+def _place(value: object) -> object:
+    """Keep an address as it is: a path would make one slash of two."""
+    return value if isinstance(value, str) and "://" in value else Path(str(value))
+
+
+Place = Annotated[Path | str, BeforeValidator(_place)]
 Duration = Annotated[timedelta, BeforeValidator(_span), PlainSerializer(_text)]
 Word = Annotated[str, Field(min_length=1, max_length=256)]
 Words = Annotated[tuple[Word, ...], AfterValidator(_distinct)]
@@ -186,6 +192,39 @@ class ModelSection(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
+class LearnSection(Section):
+    """How feedback becomes examples, and how the model goes on learning from them."""
+
+    label_window: Duration = timedelta(minutes=10)
+    """How long after a list its label may come."""
+    conversion_window: Duration = timedelta(days=3)
+    """How long after a list its conversion may come."""
+    idle: Duration = timedelta(minutes=5)
+    """A user silent for so long has ended the session, and the open lists with it."""
+    settle: Duration = timedelta(seconds=1)
+    """How long a list with feedback waits for more of it before it is learned from."""
+    lateness: Duration = timedelta(minutes=10)
+    """How long feedback waits for its list, and a list that is over for late feedback."""
+    lists: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """Lists of a user that may wait for feedback; of more, the oldest is over at once."""
+    batch: Annotated[int, Field(ge=1, le=100_000)] = 64
+    """New lists that make an update."""
+    every: Duration = timedelta(seconds=2)
+    """How long a new list waits for an update that has fewer."""
+    memory: Annotated[int, Field(ge=1, le=10_000_000)] = 2000
+    """Old lists that are remembered, to be learned from again."""
+    replay: Annotated[float, Field(ge=0, le=100)] = 3.0
+    """Old lists that are learned from again with each new one."""
+    rate: Annotated[float, Field(gt=0, le=1)] = 3e-4
+    """Learning rate of the updates."""
+    parity_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of the users whose lists are computed and scored again, to compare with what served."""
+    parity_limit: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of those lists that may differ; beyond it no version is published."""
+    nice: Annotated[int, Field(ge=0, le=19)] = 10
+    """How far the learner stands back for other processes."""
+
+
 class KafkaSection(Section):
     """The broker, its topics and how to be let in.
 
@@ -233,8 +272,8 @@ class StateSection(Section):
 class RegistrySection(Section):
     """Where the versions of the model are."""
 
-    path: Path = Path("data/registry")
-    """A folder that the flows share."""
+    path: Place = Path("data/registry")
+    """A folder that the flows share, or an address that fsspec knows, as s3://bucket/models."""
     poll: Duration = timedelta(seconds=10)
     """How often a worker looks here for the version that serves, beside topic models."""
     keep: Annotated[int, Field(ge=1)] = 50

@@ -29,6 +29,7 @@ from streamrank.sections import (
     EventsSection,
     FieldsSection,
     KafkaSection,
+    LearnSection,
     ModelSection,
     RankSection,
     RegistrySection,
@@ -52,6 +53,7 @@ __all__ = [
     "Fault",
     "FieldsSection",
     "KafkaSection",
+    "LearnSection",
     "ModelSection",
     "RankSection",
     "RegistrySection",
@@ -109,6 +111,7 @@ class Settings(BaseSettings):
     session: SessionSection = SessionSection()
     rank: RankSection = RankSection()
     model: ModelSection = ModelSection()
+    learn: LearnSection = LearnSection()
     kafka: KafkaSection = KafkaSection()
     store: StoreSection = StoreSection()
     state: StateSection = StateSection()

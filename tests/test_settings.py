@@ -187,8 +187,7 @@ price = "money"
     monkeypatch.setenv("STREAMRANK_RANK__THREADS", "many")
     assert sorted(faults(path)) == sorted(
         [
-            f"{path}: colour: is not known; there are project, events, fields, windows, session, "
-            "rank, model, kafka, store, state, registry",
+            f"{path}: colour: is not known; there are {', '.join(Settings.model_fields)}",
             f"{path}: kafka.bootstrap_server: is not known; did you mean bootstrap_servers?",
             f"{path}: kafka.partitions: must be greater than or equal to 1, got 0",
             f"{path}: windows.ttl: must be a number with a unit of ms, s, m, h or d, "
