@@ -27,6 +27,8 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(no_args_is_help=True, help="The topics, as the settings want them.")
 app.add_typer(topics_app, name="topics")
+models_app = typer.Typer(no_args_is_help=True, help="The versions of the model in the registry.")
+app.add_typer(models_app, name="models")
 people = Console(stderr=True)
 
 EventsOption = Annotated[
@@ -41,8 +43,8 @@ ReportOption = Annotated[
     typer.Option("--report", dir_okay=False, help="Where the report goes, as JSON; else stdout."),
 ]
 RegistryOption = Annotated[
-    Path | None,
-    typer.Option("--registry", help="Folder of the versions; else the settings'."),
+    str | None,
+    typer.Option("--registry", help="Folder or address of the versions; else the settings'."),
 ]
 
 
@@ -205,6 +207,69 @@ def topics_check(settings_file: SettingsOption = None) -> None:
 
     if not commands.topics_check(settings_file, console=people):
         raise typer.Exit(1)
+
+
+@models_app.command("list")
+def models_list(
+    registry: RegistryOption = None,
+    settings_file: SettingsOption = None,
+    report: ReportOption = None,
+) -> None:
+    """Show the versions with parent, metrics and gate verdict, and which one serves.
+
+    Example: `streamrank models list --registry data/registry`
+    """
+    from streamrank import models_commands
+
+    write_report(report, models_commands.listed(settings_file, registry, console=people))
+
+
+@models_app.command("show")
+def models_show(
+    version: Annotated[
+        str | None,
+        typer.Argument(help="The version, or a part of its name; else the one that serves."),
+    ] = None,
+    registry: RegistryOption = None,
+    settings_file: SettingsOption = None,
+    report: ReportOption = None,
+) -> None:
+    """Show all that is known of one version.
+
+    Example: `streamrank models show 0123abcd`
+    """
+    from streamrank import models_commands
+
+    write_report(report, models_commands.shown(settings_file, registry, version, console=people))
+
+
+@models_app.command("rollback")
+def models_rollback(
+    version: Annotated[
+        str | None,
+        typer.Argument(help="The version, or a part of its name; else the nearest good ancestor."),
+    ] = None,
+    registry: RegistryOption = None,
+    settings_file: SettingsOption = None,
+    report: ReportOption = None,
+    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "rolled back by hand",
+    bar: Annotated[
+        bool, typer.Option("--bar", help="Never let what served so far serve again.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even to a version that was rejected or barred.")
+    ] = False,
+) -> None:
+    """Let an earlier version serve again; all that runs follows.
+
+    Example: `streamrank models rollback --bar --reason "clicks fell"`
+    """
+    from streamrank import models_commands
+
+    found = models_commands.rollback(
+        settings_file, registry, version, reason=reason, bar=bar, force=force, console=people
+    )
+    write_report(report, found)
 
 
 @app.command()

@@ -43,7 +43,7 @@ def init(
 def replay(
     events: Path,
     settings_file: Path | None,
-    registry: Path | None,
+    registry: Path | str | None,
     learn_until: float,
     *,
     rankings: Path | None,
@@ -88,7 +88,7 @@ def replay(
 def train(
     events: Path,
     settings_file: Path | None,
-    registry: Path | None,
+    registry: Path | str | None,
     logs: Path | None,
     *,
     console: Console,

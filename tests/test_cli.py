@@ -14,6 +14,7 @@ import pytest
 from streamrank import __version__
 
 COMMANDS = ["init", "replay", "train", "run", "demo", "topics create", "topics check", "doctor"]
+COMMANDS += ["models list", "models show", "models rollback"]
 
 
 def streamrank(

@@ -86,7 +86,7 @@ def test_a_folder_named_from_here_is_found_from_anywhere(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     stage = prepare(Path("demo"), Settings(), BROKER)
-    assert stage.known.registry.path.is_absolute()
+    assert Path(stage.known.registry.path).is_absolute()
     assert stage.known.registry.path == tmp_path / "demo" / "registry"
 
 
