@@ -38,6 +38,7 @@ class _Words(Words):
     model: str
     features: str
     source: str
+    session: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Served:
         shown: Where each candidate stood in the list that went out, int64 (candidates,); -1
             where it was cut off.  `None` in records of before it was written down.
         propensities: With what probability it stood there, float32 (candidates,); likewise.
+        session: The visit that it was made in, where that is known.
     """
 
     id: str
@@ -70,6 +72,7 @@ class Served:
     scores: Array
     shown: Array | None = None
     propensities: Array | None = None
+    session: str | None = None
 
     def encode(self) -> bytes:
         """Return the binary payload: safetensors, with the words in its metadata."""

@@ -202,6 +202,7 @@ def to_ranking(plan: Plan, scored: Scored, now: datetime) -> Ranking:
 def to_served(plan: Plan, scored: Scored) -> Served:
     """Turn scores into the record of what the model saw."""
     query = scored.query
+    shown = _shown(plan, scored)
     return Served(
         id=query.id,
         user=query.user,
@@ -212,7 +213,24 @@ def to_served(plan: Plan, scored: Scored) -> Served:
         source=query.source,
         inputs=scored.inputs,
         scores=scored.scores,
+        shown=shown,
+        propensities=np.ones(len(shown), np.float32),  # nothing is left to chance
+        session=query.session,
     )
+
+
+def _shown(plan: Plan, scored: Scored) -> Array:
+    """Return where each candidate stands in the list that goes out, -1 where it is cut off.
+
+    A list shown elsewhere went out as it came in.
+    """
+    count, query = len(scored.query.candidates), scored.query
+    if query.source == "ranking":
+        return np.arange(count, dtype=np.int64)
+    best = rerank.order(scored.scores[:, 0])[: query.k or plan.k]
+    shown = np.full(count, -1, np.int64)
+    shown[best] = np.arange(len(best))
+    return shown
 
 
 def ranking_record(ranking: Ranking) -> tuple[str, Outgoing]:

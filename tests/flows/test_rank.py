@@ -81,6 +81,18 @@ def test_a_list_shown_elsewhere_is_scored_and_logged_and_not_sent(run: Callable[
     assert served.features == stage.PLAN.features
 
 
+def test_what_was_served_says_where_each_candidate_stood_and_whether_by_chance(
+    run: Callable[..., Out],
+) -> None:
+    out = run(*records(asked(1, "a", "b", "c", k=2), deed(1, "c", at=2000), shown(1, "b", "c")))
+    assert [served.source for served in out.served] == ["request", "trigger", "ranking"]
+    places = [served.shown.tolist() for served in out.served if served.shown is not None]
+    assert places == [[0, 1, -1], [1, -1, 0], [0, 1]]
+    chances = [one.propensities.tolist() for one in out.served if one.propensities is not None]
+    assert chances == [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [1.0, 1.0]]
+    assert {served.session for served in out.served} == {"s"}
+
+
 def test_deeds_of_one_user_do_not_change_the_lists_of_another(run: Callable[..., Out]) -> None:
     out = run(*records(deed(1, "b"), asked(1, "a", "b", user="v", session="t")))
     assert [ids(ranking) for ranking in out.rankings] == [["a", "b"]]
