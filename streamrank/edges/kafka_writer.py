@@ -48,8 +48,9 @@ class Writer:
         except (KafkaException, BufferError) as error:
             raise DeliveryFailed(f"{self._topic}: {error}") from error
         self._producer.flush(2 * self._patience)
-        if reports != [None]:
-            said = reports[0].str() if reports and reports[0] is not None else "no answer"
+        failed = reports[0] if reports else Code(Code._TIMED_OUT)
+        if failed is not None:  # never `==`: librdkafka's errors raise where compared with None
+            said = failed.str()
             raise DeliveryFailed(f"{self._topic}: the broker did not take a record: {said}")
 
     def close(self) -> None:

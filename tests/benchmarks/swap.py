@@ -123,8 +123,8 @@ def flow(known: Settings, folder: Path) -> Iterator[psutil.Process]:
         running = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, env=environment)
         try:
             yield psutil.Process(running.pid)
-            if running.poll() is not None:
-                raise SystemExit(f"the flow ended by itself:\n{log.read_text()[-3000:]}")
+        except TimeoutError as late:
+            raise SystemExit(f"{late}; the flow says:\n{log.read_text()[-3000:]}") from None
         finally:
             running.terminate()
             running.wait(30)
@@ -214,7 +214,7 @@ def wait_for(load: Load, version: str, process: psutil.Process) -> float:
     deadline = time.perf_counter() + PATIENCE
     while version not in load.first:
         if time.perf_counter() > deadline or not process.is_running():
-            raise SystemExit(f"{version} does not serve after {PATIENCE:.0f} s")
+            raise TimeoutError(f"{version} does not serve after {PATIENCE:.0f} s")
         time.sleep(0.002)
     return load.first[version]
 
