@@ -135,6 +135,7 @@ def histories(examples: Sequence[Example]) -> list[Inputs]:
             continue
         ages = np.expm1(row["numbers"][:, 0].astype(np.float64))
         newest, oldest = (example.at / 1000 - ages[place] for place in (-1, 0))
+        oldest -= 1e-5 * ages[0] + 1e-3  # as exactly as float32 tells
         if newest < begins.get(example.user, np.inf):
             begins[example.user] = oldest
             taken.append(row)
