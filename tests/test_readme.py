@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from streamrank.events import decode
+from streamrank.features import dense
+from streamrank.features.schema import Schema
 from streamrank.sections import Section
 from streamrank.settings import Secrets, Settings
 
@@ -47,6 +49,14 @@ def test_every_table_of_the_settings_and_every_secret_is_named() -> None:
             assert f"`{name}`" in table, name
     for secret in Secrets.model_fields:
         assert f"STREAMRANK_{secret.upper()}" in table
+
+
+def test_the_list_of_features_is_the_one_that_computes_them() -> None:
+    schema = Schema(("click",), "click", item={"price": "number"}, horizons=(86400.0,))
+    table = README.partition("## Features")[2].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    known = dense.features(schema) + dense.context_features(schema)
+    assert rows == [f"| `{one.name}` | {one.meaning} |" for one in known]
 
 
 def test_the_changelog_and_the_readme_name_no_place_of_our_machines() -> None:
