@@ -68,7 +68,7 @@ def to_onnx(ranker: Ranker) -> bytes:
     """Return the graph, with names as in `features.inputs.stack` and the output `scores`."""
     example = {n: torch.from_numpy(a) for n, a in random_inputs(ranker.config, 2, 3, 5).items()}
     dynamic = {name: _axes(name) for name in example}
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             ranker,
             kwargs=example,
@@ -154,7 +154,7 @@ def _session(graph: bytes) -> onnxruntime.InferenceSession:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence what the exporter says of libraries that are not here."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
