@@ -53,6 +53,7 @@ class Flow(StrEnum):
 
     FEATURES = "features"
     RANK = "rank"
+    LEARN = "learn"
 
 
 @app.callback(invoke_without_command=True)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from functools import partial
-from typing import Any
 
 from bytewax.dataflow import Dataflow
 
-from streamrank import events, settings, swap
+from streamrank import events, settings, steps_learning, swap
 from streamrank.edges import kafka, onnxruntime, registry
 from streamrank.edges.announcements import Listener
 from streamrank.edges.cache import CachedStore
 from streamrank.edges.registry import Verified
 from streamrank.features import inputs
+from streamrank.learning import join
 from streamrank.settings import Secrets, Settings
 from streamrank.steps import Decoder, Plan
 from streamrank.steps_ranking import Scorer
@@ -40,12 +41,13 @@ def plan_of(known: Settings) -> Plan:
 
 def decoders_of(known: Settings, *names: str) -> Mapping[str, Decoder]:
     """Return how the payload of each of these topics is read, by the topic's full name."""
-    kinds: dict[str, Callable[..., Any]] = {
-        "events": events.decode,
-        "requests": events.decode,
-        "rankings": events.decode_ranking,
+    kinds: dict[str, Decoder] = {
+        "events": partial(events.decode, limits=known.limits()),
+        "requests": partial(events.decode, limits=known.limits()),
+        "rankings": partial(events.decode_ranking, limits=known.limits()),
+        "served": events.decode_served,
     }
-    return {known.topic(name): partial(kinds[name], limits=known.limits()) for name in names}
+    return {known.topic(name): kinds[name] for name in names}
 
 
 def loader_of(known: Settings) -> Callable[[str], Verified]:
@@ -134,6 +136,44 @@ def rank_flow(build: Callable[..., Dataflow]) -> Dataflow:
         ttl=known.session.ttl,
         ahead=known.events.max_ahead,
     )
+
+
+def join_rules(known: Settings) -> join.Rules:
+    """Return which feedback counts, and for how long."""
+    learn = known.learn
+    return join.Rules(
+        label=known.events.label,
+        conversion=known.events.conversion,
+        label_window=_milliseconds(learn.label_window),
+        conversion_window=_milliseconds(learn.conversion_window),
+        idle=_milliseconds(learn.idle),
+        settle=_milliseconds(learn.settle),
+        lateness=_milliseconds(learn.lateness),
+        lists=learn.lists,
+    )
+
+
+def learn_flow(build: Callable[..., Dataflow]) -> Dataflow:
+    """Build the learn flow on the configured broker and registry."""
+    known, secrets = settings.load(), Secrets()
+    connection = kafka.connection(known.kafka, secrets)
+    topics = ("events", "served")
+    return build(
+        _source(known, connection, "learn", *topics),
+        kafka.KafkaSink(connection, known.topic("examples")),
+        kafka.KafkaSink(connection, known.topic("dead-letters")),
+        steps_learning.Report(),
+        rules=join_rules(known),
+        learner=lambda token, parity: steps_learning.Onlooker(),
+        decoders=decoders_of(known, *topics),
+        reports=frozenset({known.topic("served")}),
+        parity_limit=known.learn.parity_limit,
+        ahead=known.events.max_ahead,
+    )
+
+
+def _milliseconds(duration: timedelta) -> int:
+    return duration // timedelta(milliseconds=1)
 
 
 def _source(

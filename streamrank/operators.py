@@ -194,3 +194,52 @@ def latest(
         now: The clock.
     """
     return op.stateful_batch("latest", up, lambda saved: _Latest(dict(saved or {}), every, now))
+
+
+@dataclass
+class _Awake(StatefulBatchLogic[V, W, S], Generic[V, W, S]):
+    state: S
+    advance: Callable[[S, list[V], datetime], tuple[S, Iterable[W]]]
+    alarm: Callable[[S], datetime | None]
+    now: Clock
+
+    def on_batch(self, values: list[V]) -> tuple[Iterable[W], bool]:
+        self.state, out = self.advance(self.state, values, self.now())
+        done = self.alarm(self.state) is None
+        return out, StatefulBatchLogic.DISCARD if done else StatefulBatchLogic.RETAIN
+
+    def on_notify(self) -> tuple[Iterable[W], bool]:
+        return self.on_batch([])
+
+    def notify_at(self) -> datetime | None:
+        return self.alarm(self.state)
+
+    def snapshot(self) -> S:
+        return self.state
+
+
+@operator
+def awake(
+    step_id: str,
+    up: KeyedStream[V],
+    begin: Callable[[S | None, datetime], S],
+    advance: Callable[[S, list[V], datetime], tuple[S, Iterable[W]]],
+    alarm: Callable[[S], datetime | None],
+    now: Clock,
+) -> KeyedStream[W]:
+    """Keep a state per key that wakes up by itself, and is forgotten when it has no reason to.
+
+    Args:
+        step_id: Name of the step.
+        up: Values by key.
+        begin: The state of a key: from nothing, or from what a restart brought back.
+        advance: `(state, values, now) -> (state, what to emit)`; no values where the alarm rang.
+            It must not change `state` in place.
+        alarm: When to wake up next, in the past for at once; `None` forgets the key.
+        now: The clock.
+    """
+
+    def build(saved: S | None) -> _Awake[V, W, S]:
+        return _Awake(begin(saved, now()), advance, alarm, now)
+
+    return op.stateful_batch("awake", up, build)

@@ -22,7 +22,7 @@ from streamrank.errors import StreamRankError
 from streamrank.settings import SETTINGS_VARIABLE, Secrets, StateSection, load
 
 log = logging.getLogger(__name__)
-FlowName = Literal["features", "rank"]
+FlowName = Literal["features", "rank", "learn"]
 STATE_PARTITIONS = 4
 """Recovery partitions of a flow: as many processes may share its state."""
 
@@ -42,6 +42,8 @@ def run(flow: FlowName, path: Path | None) -> None:
     os.environ["RUST_BACKTRACE"] = "0"  # an error of ours passes through Bytewax as a panic
     known = load()
     topics.reach(known, Secrets())
+    if flow == "learn":
+        os.nice(known.learn.nice)  # serving comes first
     module = importlib.import_module(f"flows.{flow}")
     with _orderly_stop():
         dataflow = module.main()

@@ -24,7 +24,7 @@ from streamrank import infer, replay
 from streamrank import settings as settings_module
 from streamrank.edges import log as event_log
 from streamrank.edges.kafka import Incoming
-from streamrank.events import Ranking
+from streamrank.events import Ranking, Served
 from streamrank.settings import Settings
 from streamrank.steps import Read, decode
 
@@ -51,7 +51,7 @@ def inferred(events: Path, label: str | None, conversion: str | None, console: C
     with records_of(events, "looking", console) as records:
         read = decode(replay.decoders_of(known), records, datetime.now(UTC), known.events.max_ahead)
         kept = (one.event for one in read if isinstance(one, Read))
-        seen = (event for event in kept if not isinstance(event, Ranking))
+        seen = (event for event in kept if not isinstance(event, (Ranking, Served)))
         inferred = infer.infer(seen, label=label, conversion=conversion)
     for note in inferred.notes:
         say(console, f"- {note}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -73,6 +73,12 @@ class Served:
     shown: Array | None = None
     propensities: Array | None = None
     session: str | None = None
+    event: ClassVar[str] = "served"
+
+    @property
+    def key(self) -> str:
+        """The message key."""
+        return self.user
 
     def encode(self) -> bytes:
         """Return the binary payload: safetensors, with the words in its metadata."""

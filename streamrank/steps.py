@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from streamrank.edges.kafka import Incoming, Outgoing
-from streamrank.events import DeadLetter, Event, Ranking, Request
+from streamrank.events import DeadLetter, Event, Ranking, Request, Served
 from streamrank.features.schema import Schema
 from streamrank.features.state import Rules
 
@@ -34,14 +34,15 @@ class Plan:
     popular: int
 
 
-Decoder = Callable[[bytes], Event | Request | Ranking]
+Message = Event | Request | Ranking | Served
+Decoder = Callable[[bytes], Message]
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
     """An event and the record that it was read from."""
 
-    event: Event | Request | Ranking
+    event: Message
     record: Incoming
 
 

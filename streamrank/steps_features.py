@@ -9,11 +9,11 @@ from datetime import datetime
 import numpy as np
 
 from streamrank.edges.store import FeatureStore, Row, Values, View
-from streamrank.events import DeadLetter, Event, Interaction, Item, Ranking, Request, Shown, User
-from streamrank.features import aggregate, windows
-from streamrank.features.aggregate import Entity, Impact, Popular
+from streamrank.events import DeadLetter, Interaction, Item, Ranking, Shown, User
+from streamrank.features import aggregate, transitions, windows
+from streamrank.features.aggregate import Change, Entity, Follow, Popular
 from streamrank.features.ledger import Verdict
-from streamrank.steps import Plan, Read, dead_letter
+from streamrank.steps import Message, Plan, Read, dead_letter
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Skipped:
     newest: int  # event time of the key's newest event, ms
 
 
-def count_user(plan: Plan, user: Entity, read: Read) -> tuple[Entity, list[Row | Impact | Skipped]]:
+def count_user(plan: Plan, user: Entity, read: Read) -> tuple[Entity, list[Row | Change | Skipped]]:
     """Take an event into its user's windows or fields, and say what it means for items."""
     event = read.event
     if isinstance(event, User):
@@ -38,11 +38,11 @@ def count_user(plan: Plan, user: Entity, read: Read) -> tuple[Entity, list[Row |
         return user, []
     if isinstance(event, Ranking) and event.trigger is not None:
         return user, []  # the list that is on the screen already, in another order
-    user, verdict, impacts = aggregate.deed(user, event, plan.schema, plan.rules.lateness)
+    user, verdict, changes = aggregate.deed(user, event, plan.schema, plan.rules.lateness)
     if verdict != "new":
         return user, [Skipped(verdict, read, user.ledger.newest)]
     user, row = _row(user, "user_windows", event.key, event.timestamp)
-    return user, [row, *impacts]
+    return user, [row, *changes]
 
 
 def too_late(plan: Plan, skipped: Skipped, now: datetime) -> DeadLetter | None:
@@ -57,13 +57,16 @@ def too_late(plan: Plan, skipped: Skipped, now: datetime) -> DeadLetter | None:
     return dead_letter(skipped.read.record, reason, now)
 
 
-def count_item(plan: Plan, item: Entity, change: Impact | Item) -> tuple[Entity, list[Row]]:
+def count_item(plan: Plan, item: Entity, change: Change | Item) -> tuple[Entity, list[Row]]:
     """Take a catalogue event, or what a deed means for this item."""
     if isinstance(change, Item):
         item, news = aggregate.describe(item, change, plan.schema.item)
         if not news:
             return item, []
         item, row = _row(item, "item_fields", change.item, change.timestamp)
+    elif isinstance(change, Follow):
+        item = aggregate.followed(item, change, plan.schema)
+        item, row = _row(item, "item_next", change.item, change.at)
     else:
         item = aggregate.impact(item, change, plan.schema)
         item, row = _row(item, "item_windows", change.item, change.at)
@@ -74,6 +77,8 @@ def _row(entity: Entity, view: View, key: str, at: int) -> tuple[Entity, Row]:
     values: Values = entity.fields
     if view in ("user_windows", "item_windows") and entity.window is not None:
         at, values = entity.window.at, windows.pack(entity.window)
+    elif view == "item_next":
+        at, values = entity.following.at, transitions.pack(entity.following)
     entity, revision = aggregate.stamped(entity, view, at)
     return entity, Row(view, key, at, revision, values)
 
@@ -94,7 +99,7 @@ def count_popular(plan: Plan, known: Popular, rows: Sequence[Row]) -> tuple[Popu
     return replace(known, stamp=stamp), [row]
 
 
-def item_event(event: Event | Request | Ranking) -> Item | None:
+def item_event(event: Message) -> Item | None:
     """Return the event where it is of an item."""
     return event if isinstance(event, Item) else None
 

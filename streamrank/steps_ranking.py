@@ -14,7 +14,6 @@ from streamrank.edges.kafka import Outgoing
 from streamrank.edges.store import FeatureStore, View
 from streamrank.events import (
     Candidate,
-    Event,
     Interaction,
     Ranking,
     Request,
@@ -25,8 +24,9 @@ from streamrank.events import (
 from streamrank.features import inputs, state, windows
 from streamrank.features.inputs import Array, Inputs, Query, Rows
 from streamrank.features.state import UserState
+from streamrank.features.view import recent
 from streamrank.ranking import rerank
-from streamrank.steps import Plan, Read
+from streamrank.steps import Message, Plan, Read
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Scorer(Protocol):
         """Return scores of shape (C, heads) for each list, higher is better."""
 
 
-def is_of_a_person(event: Event | Request | Ranking) -> bool:
+def is_of_a_person(event: Message) -> bool:
     """Say whether the rank flow's state of a user takes this event in."""
     return isinstance(event, (Interaction, Shown, Request))
 
@@ -131,6 +131,8 @@ def enrich(plan: Plan, store: FeatureStore, queries: Sequence[Query]) -> list[En
     users = list({query.user: None for query in queries})
     item_windows = _vectors(plan, store, "item_windows", items, at)
     user_windows = _vectors(plan, store, "user_windows", users, at)
+    touched = list({item: None for query in queries for item in recent(query.state)})
+    next_items = _transitions(store, touched, at)
     item_fields = _mappings(store, "item_fields", items, at) if plan.schema.item else {}
     user_fields = _mappings(store, "user_fields", users, at) if plan.schema.user else {}
     enriched = []
@@ -141,6 +143,7 @@ def enrich(plan: Plan, store: FeatureStore, queries: Sequence[Query]) -> list[En
             user_fields=user_fields.get(query.user, {}),
             item_windows=[item_windows.get(i) for i in ids],
             item_fields=[item_fields.get(i, {}) for i in ids],
+            next_items=next_items,
         )
         enriched.append(Enriched(query, inputs.build(plan.schema, query, rows)))
     return enriched
@@ -158,6 +161,12 @@ def _vectors(
         elif values is not None:
             log.warning("%s of %r was written under other settings: ignored", view, key)
     return found
+
+
+def _transitions(store: FeatureStore, keys: Sequence[str], at: int) -> dict[str, Array]:
+    """Read what people touch after these items."""
+    read = zip(keys, store.read("item_next", keys, at) if keys else (), strict=True)
+    return {key: values for key, values in read if isinstance(values, np.ndarray)}
 
 
 def _mappings(

@@ -16,7 +16,7 @@ from zlib import crc32
 import numpy as np
 
 from streamrank.evaluation import metrics
-from streamrank.events import DeadLetter, Event, Interaction, Ranking, Request, Shown
+from streamrank.events import DeadLetter, Event, Interaction, Ranking, Request, Served, Shown
 from streamrank.simulate import World
 from streamrank.steps import Read
 from streamrank.tally import Arm
@@ -113,7 +113,7 @@ class LogTraffic:
             event = Request(**{**dict(event), "event": "request"})
         if not isinstance(event, Request) or event.id in self._known:
             # As it was written. A list told twice is no second request.
-            assert not isinstance(event, Ranking)  # noqa: S101  # no log holds our answers
+            assert not isinstance(event, (Ranking, Served))  # noqa: S101  # no log holds our answers
             return Send("events", event.key, read.record.value, event)
         self._known.add(event.id)
         self._blocked[event.key] = deque()

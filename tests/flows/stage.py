@@ -49,7 +49,7 @@ class TouchedFirst:
 
 
 def decoders() -> Mapping[str, Decoder]:
-    return deployment.decoders_of(KNOWN, "events", "requests", "rankings")
+    return deployment.decoders_of(KNOWN, "events", "requests", "rankings", "served")
 
 
 def store() -> MemoryStore:

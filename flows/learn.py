@@ -1,0 +1,76 @@
+"""The learn flow: lists and feedback in, examples out, and versions of the model from them.
+
+events, served ─▶ decode ─▶ join ─┬─▶ encode ─▶ examples
+                     │            ├─▶ learn ─▶ new versions ─▶ report
+                     │            └─▶ report: what became of lists and feedback
+                     └──▶ dead letters
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from functools import partial
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import Source
+from bytewax.outputs import Sink
+
+from streamrank import deployment, operators, steps, steps_learning
+from streamrank.edges.kafka import Incoming, Outgoing
+from streamrank.learning.examples import Example
+from streamrank.learning.join import Outcome, Rules
+from streamrank.operators import Clock
+from streamrank.steps import Decoder
+from streamrank.steps_learning import Opens
+
+
+def build(
+    events: Source[Incoming],
+    examples: Sink[tuple[str, Outgoing]],
+    dead_letters: Sink[tuple[str, Outgoing]],
+    report: Sink[object],
+    *,
+    rules: Rules,
+    learner: Opens,
+    decoders: Mapping[str, Decoder],
+    reports: frozenset[str],
+    parity_limit: float = 0.01,
+    ahead: timedelta = timedelta(hours=1),
+    now: Clock = operators.utc_now,
+) -> Dataflow:
+    """Wire the flow. Whatever touches the outside comes in as an argument.
+
+    `reports` are the topics whose bad records this flow sets aside; those of `events` are set
+    aside by the features flow, which reads them too.
+    """
+    flow = Dataflow("learn")
+    records = op.input("events", flow, events)
+    decoded = operators.decode("decode", records, decoders, ahead, now)
+
+    of_lists = op.filter(
+        "of_lists", decoded.oks, lambda read: steps_learning.is_of_the_join(read.event)
+    )
+    by_user = op.key_on("by_user", of_lists, lambda read: read.event.key)
+    advance = partial(steps_learning.advance, rules)
+    alarm = partial(steps_learning.alarm, rules)
+    joined = operators.awake("join", by_user, steps_learning.begin, advance, alarm, now)
+
+    joined_lists = op.key_rm("lists", joined)
+    ready = operators.only("ready", joined_lists, Example)
+    op.output("examples", op.map("encode", ready, steps_learning.example_record), examples)
+
+    to_learner = op.key_on("to_learner", ready, lambda example: "learner")
+    learned = steps_learning.learn("learn", to_learner, learner, parity_limit, now)
+    outcomes = operators.only("outcomes", joined_lists, Outcome)
+    op.output("report", op.merge("news", op.key_rm("learned", learned), outcomes), report)
+
+    mine = op.filter("mine", decoded.errs, lambda one: one.origin.partition("[")[0] in reports)
+    op.output("dead_letters", op.map("letters", mine, steps.letter_record), dead_letters)
+    return flow
+
+
+def main() -> Dataflow:
+    """Build the flow on what the settings name: `python -m bytewax.run flows.learn:main`."""
+    return deployment.learn_flow(build)
