@@ -94,27 +94,43 @@ def test_an_item_first_seen_now_is_ranked_by_its_content() -> None:
     assert scores[:, 0].argmax() == 1
 
 
-def test_a_second_head_learns_what_the_first_cannot_tell() -> None:
-    schema = dataclasses.replace(SCHEMA, interactions=("click", "buy"), conversion="buy")
-    random = np.random.default_rng(0)
-    lists = []
-    for n in range(500):
-        shown = {
-            f"i{random.integers(10**6)}": {"colour": c}
-            for c in random.permutation(["red", "blue", "grey"])
-        }
-        ids = list(shown)
-        red = next(i for i in ids if shown[i]["colour"] == "red")
+CONVERTING = dataclasses.replace(SCHEMA, interactions=("click", "buy"), conversion="buy")
+
+
+def shoppers(count: int, seed: int = 0) -> list[Example]:
+    """Of four anybody clicks anything, or (every other list) nothing, and buys it if it is red."""
+    random = np.random.default_rng(seed)
+    made = []
+    for n in range(count):
+        colours = random.permutation(["red", "blue", "grey", "green"])
+        shown = {f"i{random.integers(10**6)}": {"colour": c} for c in colours}
+        chosen = str(random.choice(list(shown))) if n % 2 else ""
+        bought = chosen if chosen and shown[chosen]["colour"] == "red" else ""
         asked = query(shown, at=NOW + n, name=f"r{n}")
-        lists.append(example(schema, asked, ids[0], bought=red))
-    trained = train(lists, schema, recipe=Recipe(epochs=6))
-    scores = training.scored(trained.ranker, lists[:50])
-    assert np.mean([s[:, 0].argmax() == 0 for s in scores]) > 0.95
-    bought = [
-        s[:, 1].argmax() == one.labels[:, 1].argmax()
-        for s, one in zip(scores, lists[:50], strict=True)
-    ]
-    assert np.mean(bought) > 0.95
+        made.append(example(CONVERTING, asked, chosen, bought=bought))
+    return made
+
+
+def test_what_makes_people_buy_is_found_among_those_who_clicked_and_those_who_did_not() -> None:
+    """Anything is clicked on with probability 1/8; red is bought as often, all else never."""
+    trained = train(shoppers(1200), CONVERTING, recipe=Recipe(epochs=6))
+    asked = shoppers(100, seed=5)
+    chances = [1 / (1 + np.exp(-scores)) for scores in training.scored(trained.ranker, asked)]
+    red = [one.inputs["candidate_tokens"][:, 0] == _red() for one in asked]
+    found = np.array([c[:, 1].argmax() == r.argmax() for c, r in zip(chances, red, strict=True)])
+    assert found.mean() > 0.95
+    bought = np.concatenate([c[r, 1] for c, r in zip(chances, red, strict=True)])
+    others = np.concatenate([c[~r, 1] for c, r in zip(chances, red, strict=True)])
+    assert bought.mean() == pytest.approx(0.125, abs=0.03)
+    assert others.mean() < 0.02
+    clicked_on = np.concatenate(chances)
+    assert clicked_on[:, 0].mean() == pytest.approx(0.125, abs=0.02)
+    assert (clicked_on[:, 1] <= clicked_on[:, 0] + 1e-6).all()  # nobody buys without a click
+
+
+def _red() -> int:
+    [[token]] = example(SCHEMA, query({"i": {"colour": "red"}})).inputs["candidate_tokens"]
+    return int(token)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_gives_others() -> None:
@@ -157,7 +173,7 @@ def test_what_is_held_out_is_measured_before_it_is_learned() -> None:
 def test_progress_is_told_with_rate_and_time_left(tmp_path: Path) -> None:
     told: list[Progress] = []
     train(sequences(100), SCHEMA, recipe=QUICK, on_progress=told.append, logs=tmp_path)
-    assert {one.stage for one in told} == {"choosing", "learning"}
+    assert {one.stage for one in told} == {"choosing", "fine-tuning"}
     assert [one.done for one in told] == sorted(one.done for one in told)
     assert told[-1].done == told[-1].total
     assert told[-1].left == 0
@@ -165,10 +181,25 @@ def test_progress_is_told_with_rate_and_time_left(tmp_path: Path) -> None:
     assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
-def test_a_list_without_feedback_teaches_nothing_and_does_no_harm() -> None:
+def test_a_list_without_feedback_is_learned_from_and_one_without_candidates_is_not() -> None:
     lists = sequences(40)
     silent = dataclasses.replace(lists[3], labels=np.zeros_like(lists[3].labels))
-    assert training.checked([*lists[:3], silent, *lists[4:]]) == [*lists[:3], *lists[4:]]
+    none = dataclasses.replace(lists[4], labels=lists[4].labels[:0])
+    kept = [*lists[:3], silent, *lists[5:]]
+    assert training.checked([*lists[:3], silent, none, *lists[5:]]) == kept
+
+
+def test_the_lists_held_out_are_the_last_ones_by_those_with_feedback() -> None:
+    """Of 20 lists with feedback, three are held out, with what was shown after the first."""
+    lists = sequences(40)
+    silent = [
+        one if n % 2 else dataclasses.replace(one, labels=np.zeros_like(one.labels))
+        for n, one in enumerate(lists)
+    ]
+    older, newer = training.split(silent)
+    assert [*older, *newer] == silent
+    assert newer[0] is silent[35]
+    assert training.split(silent[:4]) == (silent[:4], ())
 
 
 @pytest.mark.parametrize(
@@ -191,11 +222,3 @@ def test_no_examples_are_refused() -> None:
 def test_time_that_goes_backwards_is_refused() -> None:
     with pytest.raises(ValueError, match=f"got 'r0' of {NOW} after 'r1' of {NOW + 1}"):
         train(sequences(2)[::-1], SCHEMA)
-
-
-def test_the_loss_is_that_of_a_choice_among_the_candidates() -> None:
-    """By hand: two equal scores and padding are 1/2 each: log 2; the silent list has no part."""
-    scores, labels = torch.zeros(2, 3, 1), torch.zeros(2, 3, 1)
-    labels[0, 1] = 1
-    there = torch.tensor([[True, True, False], [True, True, True]])
-    assert training.loss_of(scores, labels, there).item() == pytest.approx(np.log(2))
