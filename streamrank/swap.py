@@ -1,6 +1,7 @@
 """The hot swap: another version serves from one batch to the next, and nobody waits for it.
 
-    wanted ──▶ load, verify, build, try     in a thread of its own, at low priority
+    wanted ──▶ load, verify, build, try     in a thread of its own; the session is built in one
+                 │                          that stands back behind all others
                  │ fails: logged, counted, refused; the old one serves on
                  ▼
     serving ──▶ previous                    one assignment between two batches
@@ -20,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from streamrank.edges.onnxruntime import OnnxScorer, ScoringFailed
 from streamrank.edges.registry import RegistryUnusable, Verified, VersionMissing, VersionRefused
@@ -29,10 +30,11 @@ from streamrank.features.inputs import Array, Inputs
 from streamrank.steps_ranking import Scorer
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 NICE = 10
 """How far a build stands back behind the flow; at 19 a busy machine would starve it."""
-TRIALS = 5
+TRIALS = 2
 """Runs of the probe by which a new version's speed is judged."""
 NOISE = 0.001
 """Seconds of a run that say nothing of a version's speed."""
@@ -51,8 +53,6 @@ class HotSwap:
         scorer: What serves first; it may be none of the registry's.
         load: Returns a version, verified; `registry.load_verified` for what is served here.
         slower: How many times as long as what serves a new version may take for its probe.
-        nice: How far a build stands back behind the flow. Linux alone has it, and a session of
-            several threads would keep it for ever: give 0 there.
         retry: Where a version cannot be read now, how long until it is tried again; doubled each
             time up to half a minute.
 
@@ -68,13 +68,12 @@ class HotSwap:
         load: Callable[[str], Verified],
         *,
         slower: float = 3.0,
-        nice: int = NICE,
         retry: timedelta = timedelta(seconds=1),
     ) -> None:
         self.swaps = self.returns = self.refused = 0
         self._serving: Scorer = scorer
         self._previous: Scorer | None = None
-        self._load, self._slower, self._nice = load, slower, nice
+        self._load, self._slower = load, slower
         self._retry = retry.total_seconds()
         self._scored_by = threading.local()
         self._turn = threading.Condition()
@@ -148,7 +147,6 @@ class HotSwap:
         log.info("model %s serves after %s: %s", scorer.version, before.version or "none", reason)
 
     def _run(self) -> None:
-        _stand_back(self._nice)
         while (wanted := self._next()) is not None:
             self._build(*wanted)
             _give_memory_back()
@@ -259,10 +257,35 @@ def _seconds(scorer: OnnxScorer, probe: Inputs) -> float:
     return min(times)
 
 
-def _stand_back(nice: int) -> None:
-    """Lower this thread's priority: on Linux it is a thread's own."""
-    if nice and sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+def standing_back(make: Callable[[], T]) -> T:
+    """Make something in a thread that stands back behind all others, and wait for it.
+
+    Linux alone has priorities of threads, and one that was lowered stays low. So this is for
+    what works without Python's lock, as building a session does: a thread that stands back
+    while it holds the lock would make all others wait for it. And it is not for a session of
+    several threads, which would stay as low as the one that made them.
+
+    Examples:
+        >>> standing_back(lambda: 7)
+        7
+    """
+    made: list[T] = []
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        try:
+            made.append(make())
+        except BaseException as error:  # noqa: BLE001  # raised below, where it is waited for
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="hot-swap-build", daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return made[0]
 
 
 def _give_memory_back() -> None:

@@ -57,7 +57,15 @@ from streamrank.edges.registry_serving import (
 )
 from streamrank.edges.registry_shelf import manifest_of, readable, reader, shelf, usable
 from streamrank.edges.registry_shelf import version_names as _versions
-from streamrank.edges.registry_verified import EXPECTED, Verified, arrays, content, verified
+from streamrank.edges.registry_verified import (
+    EXPECTED,
+    Build,
+    Verified,
+    arrays,
+    at_once,
+    content,
+    verified,
+)
 from streamrank.features.inputs import Array, Inputs
 from streamrank.features.schema import Schema
 
@@ -78,6 +86,7 @@ __all__ = [
     "VersionMissing",
     "VersionRefused",
     "VersionTaken",
+    "at_once",
     "bar",
     "barred",
     "current",
@@ -339,15 +348,20 @@ def load_verified(
     features: str,
     provider: Provider = "auto",
     threads: int = 1,
+    build: Build = at_once,
 ) -> Verified:
-    """Return a version as `load` does, with its manifest and the probe that it answered."""
+    """Return a version as `load` does, with its manifest and the probe that it answered.
+
+    `build` runs what builds the session, maybe in another thread (`swap.standing_back`).
+    """
     models = shelf(root, name)
     with usable(root):
         found = manifest_of(models, name, version)
         if found.features != features:
             rule = f"features must be {features}, as the settings have them"
             raise VersionRefused(version, MARK, rule, found.features)
-        return verified(found, reader(models, version), provider=provider, threads=threads)
+        read = reader(models, version)
+        return verified(found, read, provider=provider, threads=threads, build=build)
 
 
 def weights(root: str | Path, name: str, version: str) -> dict[str, Array]:

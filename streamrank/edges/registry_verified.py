@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import safetensors.numpy
@@ -33,10 +34,30 @@ class Verified:
     """A stacked batch that its scorer has scored."""
 
 
+Build = Callable[[Callable[[], OnnxScorer]], OnnxScorer]
+
+
+def at_once(make: Callable[[], OnnxScorer]) -> OnnxScorer:
+    """Build a session in this thread."""
+    return make()
+
+
 def verified(
-    known: Manifest, read: Callable[[str], bytes], *, provider: Provider, threads: int
+    known: Manifest,
+    read: Callable[[str], bytes],
+    *,
+    provider: Provider,
+    threads: int,
+    build: Build = at_once,
 ) -> Verified:
     """Build the scorer from files that are what the manifest says, and try the probe on it.
+
+    Args:
+        known: The manifest.
+        read: Reads a file of the version.
+        provider: Where to run, see `OnnxScorer`.
+        threads: Threads of the session.
+        build: Runs what builds the session, maybe elsewhere.
 
     Raises:
         VersionRefused: A file is missing or changed, the graph is none, or the probe gives other
@@ -47,8 +68,9 @@ def verified(
     if set(known.files) != FILES:
         raise VersionRefused(version, MARK, f"files must be {sorted(FILES)}", sorted(known.files))
     contents = {file: content(known, file, read) for file in sorted(FILES)}
+    make = partial(OnnxScorer, contents[ONNX], version=version, provider=provider, threads=threads)
     try:
-        scorer = OnnxScorer(contents[ONNX], version=version, provider=provider, threads=threads)
+        scorer = build(make)
     except ModelRefused as error:
         raise VersionRefused(version, ONNX, "must be a graph that runs here", error) from None
     if scorer.heads != len(known.heads):

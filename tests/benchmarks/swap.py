@@ -86,12 +86,13 @@ def publish(known: Settings) -> list[Manifest]:
     random = np.random.default_rng(0)
     numbers, context = (random.normal(size=(500, n)) for n in (config.numbers, config.context))
     ranker = Ranker(config, fit_bins(numbers, config.bins), fit_bins(context, config.bins)).eval()
-    graph, published = Graph.of(ranker), list[Manifest]()
+    graph = Graph.of(ranker)
+    published: list[Manifest] = []
     probe = export.random_inputs(config, 8, 20, 30)
     for _ in range(VERSIONS):
         with torch.no_grad():
             for weight in ranker.parameters():
-                weight += 0.05 * torch.randn_like(weight)
+                weight.add_(torch.randn_like(weight), alpha=0.05)
         weights = {name: tensor.numpy().copy() for name, tensor in ranker.state_dict().items()}
         made = Exported(
             graph.with_weights(weights), weights, config.heads, probe, export.run(ranker, probe)

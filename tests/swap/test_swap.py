@@ -23,7 +23,7 @@ from onnx import helper
 
 from streamrank import swap
 from streamrank.edges import registry, registry_manifest
-from streamrank.edges.onnxruntime import AsShown
+from streamrank.edges.onnxruntime import AsShown, OnnxScorer
 from streamrank.edges.registry import Manifest, VersionRefused
 from streamrank.edges.registry_folders import MARK, folders
 from streamrank.features.schema import Schema
@@ -41,7 +41,7 @@ def publish(root: Path, factor: float = 1.0, **more: Any) -> Manifest:
     return registry.publish(root, "ranker", a_model(np.float32(factor) * WEIGHTS), **given)
 
 
-def loader(root: Path, features: str = "f1") -> Callable[[str], registry.Verified]:
+def loader(root: Path, features: str = "f1") -> Callable[..., registry.Verified]:
     return partial(registry.load_verified, root, "ranker", features=features, provider="cpu")
 
 
@@ -152,20 +152,36 @@ def test_of_versions_wanted_in_a_row_the_last_one_serves(tmp_path: Path) -> None
     assert model.swaps == 1
 
 
-def test_building_stands_back_and_scoring_does_not(tmp_path: Path) -> None:
+def test_a_session_is_built_by_a_thread_that_stands_back(tmp_path: Path) -> None:
     first = publish(tmp_path)
     niceness: list[int] = []
 
-    def load(version: str) -> registry.Verified:
-        niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-        return loader(tmp_path)(version)
+    def niced(make: Callable[[], OnnxScorer]) -> OnnxScorer:
+        def noted() -> OnnxScorer:
+            niceness.append(own_niceness())
+            return make()
 
-    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    with HotSwap(AsShown(), load, nice=7) as model:
+        return swap.standing_back(noted)
+
+    load = partial(loader(tmp_path), build=niced)
+    before = own_niceness()
+    with HotSwap(AsShown(), load) as model:
         model.follow(first.version, "first")
         until(lambda: model.serving == first.version, 20, "it takes over")
-    assert niceness == [7 if sys.platform == "linux" else own]
-    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
+    assert niceness == [swap.NICE if sys.platform == "linux" else before]
+    assert own_niceness() == before
+
+
+def own_niceness() -> int:
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+def test_what_fails_while_it_stands_back_fails_for_who_waits() -> None:
+    def fail() -> None:
+        raise MemoryError("no room")
+
+    with pytest.raises(MemoryError, match="no room"):
+        swap.standing_back(fail)
 
 
 # --- what must not take over ------------------------------------------------------------------
