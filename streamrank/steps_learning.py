@@ -98,8 +98,13 @@ def alarm(rules: Rules, state: Joining) -> datetime | None:
 
 
 def example_record(example: Example) -> tuple[str, Outgoing]:
-    """Return the record of an example, keyed by its list; each revision is there once."""
-    name = f"{example.id}#{example.revision}"
+    """Return the record of an example, keyed by its list.
+
+    Its id is the list with the number of its labels, not with the revision: when a crash has the
+    work done again, what went out as two examples may go out as one, with the labels of both,
+    and must not be taken for the first of them.
+    """
+    name = f"{example.id}#{int(example.labels.sum())}"
     return example.id, Outgoing(example.id, example.encode(), name)
 
 

@@ -312,7 +312,9 @@ def _span(consumer: Consumer, partition: TopicPartition) -> tuple[int, int]:
         try:
             return consumer.get_watermark_offsets(partition, timeout=10) or (0, 0)
         except KafkaException as error:
-            if not error.args[0].retriable() or time.monotonic() > deadline:
+            leaderless = error.args[0].code() == KafkaError.NOT_LEADER_FOR_PARTITION
+            passing = error.args[0].retriable() or leaderless
+            if not passing or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
 
