@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 Provider = Literal["auto", "cpu", "cuda"]
 OUTPUT = "scores"
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_SLOWER = ["SkipLayerNormFusion"]
+"""Fusions that are slower on a CPU than what they fuse."""
 _SMALLEST_CLASS = 32
 _MOST_CELLS = 4_096
 """Candidates in one run, padding included: it bounds the memory of the activations."""
@@ -221,7 +223,12 @@ def _built(
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.enable_mem_pattern = False  # it remembers a plan for every shape that ever came
     try:
-        session = onnxruntime.InferenceSession(onnx, options, providers=providers)
+        session = onnxruntime.InferenceSession(
+            onnx,
+            options,
+            providers=providers,
+            disabled_optimizers=_SLOWER if providers == [_CPU] else None,
+        )
     except Exception as error:  # ONNX Runtime's own derive from Exception alone
         rule = "model must be an ONNX graph that runs here"
         raise ModelRefused(f"{rule}: {_one_line(error)}") from error

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import onnxruntime
 import torch
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnxscript import ir, optimizer
 
 from streamrank.errors import StreamRankError
 from streamrank.features import inputs
@@ -23,6 +25,8 @@ from streamrank.model.ranker import Configuration, Ranker
 from streamrank.model.training import Trained
 
 TOLERANCE = 1e-4
+OPSET = 23
+"""The first that knows attention as one node."""
 SHAPES = ((1, 0, 1), (1, 0, 1000), (2, 3, 7), (3, 50, 25), (1, 1, 2), (1, 50, 1000))
 """Lists, steps and candidates at which graph and model are compared."""
 
@@ -76,12 +80,56 @@ def to_onnx(ranker: Ranker) -> bytes:
             dynamic_shapes=dynamic,
             input_names=list(example),
             output_names=["scores"],
+            opset_version=OPSET,
+            optimize=False,
             verbose=False,
         )
-    if program is None:
-        raise ExportFailed("torch.onnx.export must return a program, got None")
+        if program is None:
+            raise ExportFailed("torch.onnx.export must return a program, got None")
+        _simplify(program.model, ranker.state_dict().keys())
     encoded: bytes = program.model_proto.SerializeToString()
     return encoded
+
+
+def _simplify(model: ir.Model, weights: Set[str]) -> None:
+    """Fold constants, but no weights, and leave out what only tells shapes.
+
+    The graph then holds each weight as the Ranker does, and by its name; what follows from
+    weights alone, ONNX Runtime works out when it loads the graph.
+    """
+
+    def folds(node: ir.Node) -> bool | None:
+        """Say no, or leave it to the optimizer."""
+        return False if any(one and one.name in weights for one in node.inputs) else None
+
+    optimizer.optimize_ir(model, should_fold=folds)
+    for node in list(model.graph):
+        if node.op_type == "Reshape":
+            _reshape_by_constants(model, node)
+    RemoveUnusedNodesPass()(model)
+
+
+def _reshape_by_constants(model: ir.Model, node: ir.Node) -> None:
+    """Say "as before" and "the rest" for computed sizes; two that undo each other go."""
+    given, made = node.inputs[0], node.outputs[0]
+    if given is None or given.shape is None or made.shape is None:
+        return
+    before = given.producer()
+    if before is not None and before.op_type == "Reshape":
+        first = before.inputs[0]
+        if first is not None and first.shape == made.shape:
+            made.replace_all_uses_with(first)
+            return
+    sizes = [
+        size if isinstance(size, int) else 0 if given.shape[place : place + 1] == (size,) else -1
+        for place, size in enumerate(made.shape)
+    ]
+    if sizes.count(-1) <= 1 and 0 not in made.shape:
+        name = f"sizes_{node.name}"
+        constant = ir.Value(name=name, const_value=ir.tensor(np.array(sizes, np.int64), name=name))
+        model.graph.register_initializer(constant)
+        node.replace_input_with(1, constant)
+        node.attributes.pop("allowzero", None)  # so that 0 means "as before"
 
 
 def _axes(name: str) -> dict[int, object]:

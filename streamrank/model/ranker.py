@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import BertConfig, BertModel
+from transformers import AttentionInterface, BertConfig, BertModel
 
 from streamrank.features import inputs
 from streamrank.features.inputs import Array
@@ -37,6 +37,10 @@ SPREAD = 0.3
 """Of fresh vectors of ids and words: far enough apart to be told from the first step on."""
 FAMILIAR = 100
 """Lists that must hold an id or word before its vector counts by half."""
+ATTENTION = "streamrank"
+"""Name under which `transformers` finds how a history attends to itself."""
+HIDDEN = -1e4
+"""Added to what attention must not see."""
 LONGEST = 256
 """Steps of history with a position of their own; older ones share the last."""
 
@@ -70,7 +74,7 @@ class Configuration:
     attention: int = 4
     hidden: int = 64
     buckets: int = 1 << 14
-    bins: int = 16
+    bins: int = 12
     dropout: float = 0.2
     feature_dropout: float = 0.1
     item_dropout: float = 0.3
@@ -130,11 +134,10 @@ class Bins(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Encode (B, N, F) as (B, N, K)."""
+        """Encode (B, F, N) as (B, K, N)."""
         # By rows: to gather single numbers took longer than all the rest of the model.
-        spread = values.transpose(1, 2).index_select(1, self.feature)  # (B, K, N)
-        reach = ((spread - self.low[:, None]) * self.scale[:, None]).clamp(0.0, 1.0)
-        return reach.transpose(1, 2)
+        spread = values.index_select(1, self.feature)  # (B, K, N)
+        return ((spread - self.low[:, None]) * self.scale[:, None]).clamp(0.0, 1.0)
 
 
 def fit_bins(values: Array, bins: int) -> Bins:
@@ -191,14 +194,20 @@ class Buckets(nn.Module):
         self.trust.copy_((counts / (counts + FAMILIAR))[:, None])
 
     def place(self, hashes: Tensor) -> Tensor:
-        """Return the row of each hash."""
-        return torch.where(hashes == 0, 0, 1 + hashes % (self.rows - 1))
+        """Return the row of each hash, which is not negative."""
+        return hashes.sign() * (1 + hashes % (self.rows - 1))
 
     def forward(self, hashes: Tensor) -> Tensor:
         """Look up int64 hashes (...) as (..., D)."""
-        places = self.place(hashes)
-        vectors: Tensor = self.table(places) * functional.embedding(places, self.trust)
-        return vectors
+        return self.at(self.place(hashes))
+
+    def at(self, places: Tensor) -> Tensor:
+        """Look up rows (...) as (..., D)."""
+        if self.training:
+            vectors: Tensor = self.table(places) * functional.embedding(places, self.trust)
+            return vectors
+        # A constant of the graph, which ONNX Runtime works out when it loads it.
+        return functional.embedding(places, self.table.weight * self.trust)
 
 
 class Steps(nn.Module):
@@ -215,15 +224,57 @@ class Steps(nn.Module):
         self, items: Tensor, types: Tensor, places: Tensor, values: Tensor, numbers: Tensor
     ) -> Tensor:
         """Return (B, H, D)."""
+        rows = self.items.place(items), self.words.place(values)
+        return self.of_rows(*rows, types, places, numbers)
+
+    def of_rows(
+        self, items: Tensor, values: Tensor, types: Tensor, places: Tensor, numbers: Tensor
+    ) -> Tensor:
+        """Return (B, H, D), from the rows of items and values in their tables."""
         times = torch.cat([numbers, 1 / (1 + numbers)], -1)  # (B, H, 2 * STEP_NUMBERS)
         step: Tensor = (
-            self.items(items)
-            + self.words(values)
+            self.items.at(items)
+            + self.words.at(values)
             + self.types(types)
             + self.places(places.clamp(max=PLACES + 1))
             + self.numbers(times)
         )
         return step
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """Return what queries (B, Q, D) find in (B, H, D), biased by (B, heads, Q, H): (B, Q, D)."""
+    heads = bias.shape[1]
+    if torch.compiler.is_exporting():  # one node, for which ONNX Runtime has a kernel
+        return torch.onnx.ops.symbolic(
+            "Attention",
+            (query, keys, values, bias),
+            {"q_num_heads": heads, "kv_num_heads": heads},
+            dtype=query.dtype,
+            shape=query.shape,
+            version=23,
+        )
+    query, keys, values = (_split(one, heads) for one in (query, keys, values))
+    logits = query @ keys.transpose(2, 3) / query.shape[-1] ** 0.5 + bias  # (B, heads, Q, H)
+    found: Tensor = logits.softmax(-1) @ values  # (B, heads, Q, d)
+    return found.transpose(1, 2).flatten(2)
+
+
+def _split(vectors: Tensor, heads: int) -> Tensor:
+    lists, length, width = vectors.shape
+    return vectors.view(lists, length, heads, width // heads).transpose(1, 2)
+
+
+def attend_history(
+    module: nn.Module, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, **_: object
+) -> tuple[Tensor, None]:
+    """Attend as `transformers` asks for it: (B, heads, H, d) in, (B, H, heads, d) out."""
+    query, keys, values = (one.transpose(1, 2).flatten(2) for one in (query, keys, values))
+    found = attend(query, keys, values, mask)
+    return _split(found, mask.shape[1]).transpose(1, 2), None
+
+
+AttentionInterface.register(ATTENTION, attend_history)
 
 
 class Encoder(nn.Module):
@@ -243,21 +294,23 @@ class Encoder(nn.Module):
             attention_probs_dropout_prob=0.0,
             initializer_range=config.width**-0.5,  # BERT's .02 is for a width of 768 and more
         )
-        shape._attn_implementation = "eager"  # the plain products, which export as they are
+        shape._attn_implementation = ATTENTION
+        self.heads = config.attention
         self.now = nn.Parameter(torch.zeros(config.width))
         self.transformer = BertModel(shape, add_pooling_layer=False)
 
     def forward(self, steps: Tensor, there: Tensor) -> Tensor:
         """Encode (B, H, D), of which `there` (B, H + 1) exist with "now", as (B, H + 1, D)."""
-        now = self.now.expand(steps.shape[0], 1, -1)
-        length = steps.shape[1] + 1
+        lists, length = there.shape
+        steps = torch.cat([steps, self.now.expand(lists, 1, -1)], 1)  # (B, H + 1, D)
         # Counted from the newest, so that padding at the front changes nothing.
         ages = (length - 1 - torch.arange(length, device=steps.device)).clamp(max=LONGEST)
-        encoded: Tensor = self.transformer(
-            inputs_embeds=torch.cat([steps, now], 1),
-            attention_mask=there.long(),
-            position_ids=ages.expand(steps.shape[0], -1),
-        ).last_hidden_state
+        known = self.transformer.embeddings
+        # BertModel's own way to here and its masks are thirty nodes more, and give the same.
+        always = known.position_embeddings.weight + known.token_type_embeddings.weight[0]
+        steps = known.dropout(known.LayerNorm(steps + functional.embedding(ages, always)))
+        mask = ((~there).float() * HIDDEN)[:, None, None].expand(-1, self.heads, length, -1)
+        encoded: Tensor = self.transformer.encoder(steps, mask).last_hidden_state
         return encoded
 
 
@@ -271,6 +324,7 @@ class Attention(nn.Module):
         self.keys = nn.Linear(config.width, 2 * config.width)
         # By type of the step, and by the places between: -P..P, or "not in the list".
         self.relations = 2 * PLACES + 2
+        self.types = config.types
         self.bias = nn.Embedding(config.types * self.relations, config.attention)
         nn.init.zeros_(self.bias.weight)
 
@@ -286,24 +340,27 @@ class Attention(nn.Module):
             types: (B, H).
             places: 1 + place of each step's item in the list, 0 for none, (B, H).
         """
-        query = self._split(self.query(candidates))  # (B, heads, C, d)
-        keys, values = map(self._split, self.keys(history).chunk(2, -1))  # (B, heads, H + 1, d)
-        logits = query @ keys.transpose(2, 3) / query.shape[-1] ** 0.5  # (B, heads, C, H + 1)
-        logits = logits + self._bias(candidates.shape[1], types, places)
-        logits = logits.masked_fill(~there[:, None, None], -1e4)
-        found: Tensor = logits.softmax(-1) @ values  # (B, heads, C, d)
-        return found.transpose(1, 2).flatten(2)
-
-    def _split(self, vectors: Tensor) -> Tensor:
-        lists, length, width = vectors.shape
-        return vectors.view(lists, length, self.heads, width // self.heads).transpose(1, 2)
+        keys, values = self.keys(history).chunk(2, -1)  # (B, H + 1, D)
+        bias = self._bias(candidates.shape[1], types, places)  # (B, heads, C, H + 1)
+        return attend(self.query(candidates), keys, values, bias)
 
     def _bias(self, size: int, types: Tensor, places: Tensor) -> Tensor:
-        own = torch.arange(1, size + 1, device=places.device)
-        apart = (own[:, None] - places[:, None]).clamp(-PLACES, PLACES) + PLACES  # (B, C, H)
-        apart = torch.where(places[:, None] > 0, apart, self.relations - 1)
-        bias = self.bias(types[:, None] * self.relations + apart)  # (B, C, H, heads)
-        return functional.pad(bias.permute(0, 3, 1, 2), (0, 1))  # none for "now"
+        """Return the bias of each candidate towards each step, and of what must not be seen."""
+        types = functional.pad(types, (0, 1), value=self.types)  # (B, H + 1), "now" last
+        places = functional.pad(places, (0, 1))
+        listed = places.sign()
+        low = types * self.relations + (self.relations - 1) * (1 - listed)
+        high = low + 2 * PLACES * listed
+        own = torch.arange(PLACES + 1, PLACES + 1 + size, device=places.device)[:, None]
+        spot = own + (low - places)[:, None]  # (B, C, H + 1)
+        spot = torch.minimum(torch.maximum(spot, low[:, None]), high[:, None])
+        # Padding, type 0, is hidden; towards "now" there is no bias.
+        hidden = self.bias.weight.new_full((self.relations, self.heads), HIDDEN)
+        rows = torch.cat([hidden, self.bias.weight[self.relations :], torch.zeros_like(hidden)])
+        rows = rows.t().expand(spot.shape[0], -1, -1)  # (B, heads, rows)
+        # By single numbers, head by head: rows of four would have to be turned afterwards.
+        spot = spot.flatten(1)[:, None].expand(-1, self.heads, -1)
+        return rows.gather(2, spot).view(spot.shape[0], self.heads, size, -1)
 
 
 class Ranker(nn.Module):
@@ -346,36 +403,39 @@ class Ranker(nn.Module):
         context_numbers: Tensor,
     ) -> Tensor:
         """Score, higher is better, (B, C, heads); the inputs are those of `inputs.build`."""
+        lists, size, words = candidate_tokens.shape
+        hidden = self.config.hidden
         there = functional.pad(history_types > 0, (0, 1), value=True)  # (B, H + 1)
-        steps = self.steps(
+        # All hashes at once: both tables have as many rows.
+        hashes = [
             self._some(history_items),
-            history_types,
-            history_places,
             history_values,
-            history_numbers,
-        )
+            self._some(candidate_items),
+            candidate_tokens.transpose(1, 2).flatten(1),
+            context_tokens,
+        ]
+        rows = self.steps.items.place(torch.cat(hashes, 1))
+        sizes = [one.shape[1] for one in hashes]
+        past, values, items, tokens, context = torch.split(rows, sizes, 1)
+        steps = self.steps.of_rows(past, values, history_types, history_places, history_numbers)
         history = self.encoder(self.dropout(steps), there)  # (B, H + 1, D)
-        items, words = self.steps.items, self.steps.words
+        now = history[:, -1]  # (B, D)
 
-        dense = self._encoded(self.candidate_bins, candidate_numbers)  # (B, C, K)
-        item = items(self._some(candidate_items))  # (B, C, D)
-        content = torch.cat([item, _mean(words, candidate_tokens)], -1)  # (B, C, 2 D)
-        match = self.item(content) * self.user(history[:, -1:])  # (B, C, D)
-        listed = torch.cat(
-            [
-                self._encoded(self.context_bins, context_numbers[:, None])[:, 0],
-                _mean(words, context_tokens),
-                history[:, -1],
-            ],
-            -1,
-        )  # (B, K + 2 D)
-        parts = (self.config.hidden, len(self.config.heads))
-        known, skip = self.dense(dense).split(parts, -1)
-        known = known + self.content(content) + self.context(listed)[:, None]
+        reach = self._encoded(self.candidate_bins, candidate_numbers.transpose(1, 2))  # (B, K, C)
+        known, skip = (self.dense.weight @ reach).transpose(1, 2).tensor_split((hidden,), -1)
+        named = self._mean(tokens.view(lists, words, size))  # (B, C, D)
+        content = torch.cat([self.steps.items.at(items), named], -1)  # (B, C, 2 D)
+        match = self.item(content) * self.user(now)[:, None]  # (B, C, D)
+        shared = self._encoded(self.context_bins, context_numbers[..., None])[..., 0]
+        listed = self.context(torch.cat([shared, self._mean(context), now], -1))  # (B, hidden)
+        # Biases are added together once, not candidate by candidate.
+        listed = listed + (self.dense.bias[:hidden] + self.content.bias)
+        known = known + content @ self.content.weight.t() + listed[:, None]
         known = self.dropout(known.relu())  # (B, C, hidden)
         found = self.attention(known, history, there, history_types, history_places)
         deep = self.perceptron(torch.cat([known, found, match], -1))  # (B, C, hidden)
-        scores: Tensor = self.scores(torch.cat([deep, match], -1)) + skip
+        scores: Tensor = torch.cat([deep, match], -1) @ self.scores.weight.t() + skip
+        scores = scores + (self.scores.bias + self.dense.bias[hidden:])
         if len(self.config.heads) == 2:
             scores = both(scores)
         return scores.masked_fill((candidate_items == 0).unsqueeze(-1), 0.0)
@@ -409,9 +469,17 @@ class Ranker(nn.Module):
         rate = self.config.feature_dropout
         if not self.training or not rate:
             return encoded
-        shape = (len(values), 1, values.shape[-1])
+        shape = (len(values), values.shape[1], 1)
         kept = (torch.rand(shape, device=values.device) >= rate).float()
-        return encoded * kept.index_select(-1, bins.feature)
+        return encoded * kept.index_select(1, bins.feature)
+
+        return encoded * kept.index_select(1, bins.feature)
+
+    def _mean(self, rows: Tensor) -> Tensor:
+        """Average the vectors of the words that are there, (B, T, ...) as (B, ..., D)."""
+        count = rows.clamp(max=1).sum(1).clamp(min=1)
+        mean: Tensor = self.steps.words.at(rows).sum(1) / count[..., None]
+        return mean
 
 
 def both(scores: Tensor) -> Tensor:
@@ -434,10 +502,3 @@ def both(scores: Tensor) -> Tensor:
     label, given = scores[..., 0], scores[..., 1]
     against = torch.stack([-label, -given, -label - given], -1)
     return torch.stack([label, -against.logsumexp(-1)], -1)
-
-
-def _mean(table: Buckets, hashes: Tensor) -> Tensor:
-    """Average the vectors of the words that are there, (..., T) as (..., D)."""
-    count = (hashes != 0).sum(-1, keepdim=True).clamp(min=1)
-    mean: Tensor = table(hashes).sum(-2) / count
-    return mean

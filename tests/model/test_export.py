@@ -1,9 +1,11 @@
 import warnings
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
 
 from streamrank.features import inputs
 from streamrank.features.schema import Schema
@@ -86,6 +88,18 @@ def test_the_weights_are_the_models(trained: Trained, exported: Exported) -> Non
     assert exported.weights.keys() == state.keys()
     assert all(np.array_equal(exported.weights[name], state[name].numpy()) for name in state)
     assert exported.heads == ("click",)
+
+
+def test_the_graph_holds_the_weights_by_their_names(exported: Exported) -> None:
+    """Weights that are equal, such as fresh biases, may be there once for all."""
+    stored = {
+        one.name: numpy_helper.to_array(one)
+        for one in onnx.load_from_string(exported.onnx).graph.initializer
+    }
+    large = {name: array for name, array in exported.weights.items() if array.ndim > 1}
+    del large["encoder.transformer.embeddings.word_embeddings.weight"]  # never used
+    assert large.keys() <= stored.keys()
+    assert all(np.array_equal(array, stored[name]) for name, array in large.items())
 
 
 def test_a_graph_that_differs_is_never_handed_out(trained: Trained, exported: Exported) -> None:
