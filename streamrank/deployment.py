@@ -19,6 +19,7 @@ from streamrank.features import inputs
 from streamrank.learning import join
 from streamrank.settings import Secrets, Settings
 from streamrank.steps import Decoder, Plan
+from streamrank.steps_parity import Again, Watch
 from streamrank.steps_ranking import Scorer
 from streamrank.swap import HotSwap
 
@@ -161,7 +162,11 @@ def learn_flow(build: Callable[..., Dataflow]) -> Dataflow:
     """Build the learn flow on the configured broker and registry."""
     known, secrets = settings.load(), Secrets()
     connection = kafka.connection(known.kafka, secrets)
-    topics = ("events", "served")
+    topics = ("events", "requests", "served")
+    plan, learn = plan_of(known), known.learn
+    again = partial(
+        registry.load, known.registry.path, known.model.name, features=plan.features, provider="cpu"
+    )
     return build(
         _source(known, connection, "learn", *topics),
         kafka.KafkaSink(connection, known.topic("examples")),
@@ -169,9 +174,11 @@ def learn_flow(build: Callable[..., Dataflow]) -> Dataflow:
         steps_learning.Report(),
         rules=join_rules(known),
         learner=lambda token, parity: steps_learning.Onlooker(),
+        watch=Watch(plan, learn.parity_share, ttl=_milliseconds(known.session.ttl)),
+        again=Again(again),
         decoders=decoders_of(known, *topics),
         reports=frozenset({known.topic("served")}),
-        parity_limit=known.learn.parity_limit,
+        parity_limit=learn.parity_limit,
         ahead=known.events.max_ahead,
     )
 

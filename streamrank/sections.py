@@ -219,7 +219,7 @@ class LearnSection(Section):
     """Learning rate of the updates."""
     parity_share: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of the users whose lists are computed and scored again, to compare with what served."""
-    parity_limit: Annotated[float, Field(ge=0, le=1)] = 0.01
+    parity_limit: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of those lists that may differ; beyond it no version is published."""
     nice: Annotated[int, Field(ge=0, le=19)] = 10
     """How far the learner stands back for other processes."""

@@ -184,21 +184,29 @@ class Counts:
     Attributes:
         outcomes: Of lists and feedback, by `learning.join`'s names.
         news: Of the learner's news, by kind.
+        parity: How true the inputs are that this worker compared.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
     news: Counter[str] = field(default_factory=Counter)
+    parity: Parity = field(default_factory=Parity)
 
     def take(self, one: object) -> None:
-        """Count an outcome, or a piece of news."""
+        """Count an outcome, a comparison, or a piece of news."""
         if isinstance(one, Outcome):
             self.outcomes[one.name] += 1
+        elif isinstance(one, Compared):
+            self.parity.take(one)
         else:
             self.news[type(one).__name__] += 1
 
     def figures(self) -> Mapping[str, Any]:
-        """Return what a report and the metrics say of the join."""
-        return {"join": dict(sorted(self.outcomes.items())), "learner": dict(self.news)}
+        """Return what a report and the metrics say of it."""
+        return {
+            "join": dict(sorted(self.outcomes.items())),
+            "learner": dict(self.news),
+            "parity": self.parity.figures(),
+        }
 
 
 @dataclass
@@ -208,7 +216,9 @@ class _Report(StatelessSinkPartition[object]):
     def write_batch(self, items: list[object]) -> None:
         for one in items:
             self.counts.take(one)
-            if not isinstance(one, Outcome):
+            if isinstance(one, Compared) and one.differing:
+                log.warning("parity: %s differs in %s", one.list_id, ", ".join(one.differing))
+            elif not isinstance(one, (Outcome, Compared)):
                 log.info("learner: %s", one)
 
     def close(self) -> None:

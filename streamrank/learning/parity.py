@@ -13,11 +13,16 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from streamrank.features.inputs import Array, Inputs, context_features, features
+from streamrank.features.schema import Schema
+
 TOLERANCE = 1e-4
 """How far a number may be from what was served."""
 SCORES = 1e-3
 """How far a score may be."""
-ENOUGH = 20
+ENOUGH = 100
 """Lists before the share that differs is worth looking at."""
 RECENT = 1000
 """The newest lists that it is a share of."""
@@ -50,7 +55,7 @@ class Parity:
         recent: Of the newest lists, whether each differed.
     """
 
-    limit: float = 0.01
+    limit: float = 0.05
     lists: int = 0
     mismatched: int = 0
     by_name: Counter[str] = field(default_factory=Counter)
@@ -74,10 +79,10 @@ class Parity:
 
         Examples:
             >>> parity = Parity(limit=0.1)
-            >>> for number in range(20):
-            ...     parity.take(Compared(f"r{number}", ("touch.recency",) * (number < 3), 40))
+            >>> for number in range(100):
+            ...     parity.take(Compared(f"r{number}", ("touch.recency",) * (number < 13), 40))
             >>> parity.stopped
-            '3 of the newest 20 lists differ from what was served (most often touch.recency), \
+            '13 of the newest 100 lists differ from what was served (most often touch.recency), \
 more than 0.1'
         """
         if len(self.recent) < ENOUGH or self.rate <= self.limit:
@@ -103,3 +108,54 @@ more than 0.1'
             "by_name": dict(self.by_name.most_common()),
             "stopped": self.stopped,
         }
+
+
+# --- one list ---------------------------------------------------------------------------------
+
+ARRAYS = ("history_items", "history_types", "history_values", "history_numbers", "candidate_items")
+"""What events alone decide, but for the features."""
+GROUPS = ("list.", "touch.", "offset.", "seen.", "session.", "step.")
+"""How the features begin that events alone decide; the others enter windows or the catalogue."""
+
+
+def comparable(schema: Schema) -> list[str]:
+    """Return the names of what can be compared."""
+    known = features(schema) + context_features(schema)
+    return [*ARRAYS, *(f.name for f in known if f.name.startswith(GROUPS))]
+
+
+def differences(schema: Schema, served: Inputs, rebuilt: Inputs) -> tuple[str, ...]:
+    """Return the names of what differs between what was served and what was built again.
+
+    Args:
+        schema: What the inputs are made of.
+        served: The inputs as they were logged.
+        rebuilt: The inputs as the events give them.
+    """
+    found = [name for name in ARRAYS if not _same(served.get(name), rebuilt[name])]
+    for name, known in (
+        ("candidate_numbers", features(schema)),
+        ("context_numbers", context_features(schema)),
+    ):
+        if served.get(name) is None or served[name].shape != rebuilt[name].shape:
+            found.append(name)
+            continue
+        apart = np.abs(served[name] - rebuilt[name]).reshape(-1, len(known))
+        columns = ~(apart <= TOLERANCE).all(0)
+        found += [
+            feature.name
+            for feature, differs in zip(known, columns, strict=True)
+            if differs and feature.name.startswith(GROUPS)
+        ]
+    return tuple(found)
+
+
+def scores_differ(served: Array, scored: Array) -> bool:
+    """Say whether scores are others than those that were served."""
+    return served.shape != scored.shape or not bool(np.all(np.abs(served - scored) <= SCORES))
+
+
+def _same(one: Array | None, other: Array) -> bool:
+    if one is None or one.shape != other.shape:
+        return False
+    return bool(np.all(np.abs(one - other) <= TOLERANCE))

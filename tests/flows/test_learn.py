@@ -23,7 +23,8 @@ from streamrank.edges.kafka import Incoming, Outgoing
 from streamrank.events import decode_served
 from streamrank.learning.examples import Example, decode_example
 from streamrank.learning.join import Outcome, Rules
-from streamrank.learning.parity import Parity
+from streamrank.learning.parity import Compared, Parity
+from streamrank.steps_parity import Again, Watch
 from tests.flows import stage
 from tests.flows.stage import asked, deed, record, records, shown
 
@@ -64,6 +65,7 @@ class Out:
     letters: list[dict[str, Any]] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
     learned: tuple[str, ...] = ()
+    compared: list[Compared] = field(default_factory=list)
 
 
 @dataclass
@@ -85,6 +87,8 @@ class Stage:
             TestingSink(news),
             rules=RULES,
             learner=self.notebook.opened,
+            watch=Watch(stage.PLAN, share=1.0, hold=0),
+            again=Again(lambda version: stage.TouchedFirst()),
             decoders=stage.decoders(),
             reports=frozenset({"served"}),
             now=lambda: self.now,
@@ -96,6 +100,7 @@ class Stage:
             stage.messages(letters),
             Counter(one.name for one in news if isinstance(one, Outcome)),
             max((one for one in news if isinstance(one, tuple)), key=len, default=()),
+            [one for one in news if isinstance(one, Compared)],
         )
 
     def __call__(self, *incoming: Incoming) -> Out:
@@ -191,6 +196,19 @@ def test_a_record_of_a_list_that_cannot_be_read_is_set_aside_and_the_rest_goes_o
     assert letter["origin"] == "served[0]@7"
     assert letter["reason"].startswith("served: ")
     assert len(out.examples) == 1
+
+
+def test_what_was_served_is_built_and_scored_again_and_is_the_same(through: Stage) -> None:
+    visit = [asked(1, "a", "b", "c"), *(deed(n, "b", at=n * 2000) for n in range(1, 4))]
+    visit += [shown(2, "c", "b", at=9000), deed(9, "c", at=10_000, session="t", type="view")]
+    out = through(*records(*visit), *served_of(*visit))
+    assert [(one.list_id, one.differing) for one in out.compared if one.list_id[0] != "t"] == [
+        ("q1", ()),
+        ("r2", ()),
+    ]
+    assert len(out.compared) == 5
+    assert {one.differing for one in out.compared} == {()}
+    assert min(one.compared for one in out.compared) > 60
 
 
 def test_many_users_at_once_each_have_their_own_lists(through: Stage) -> None:
