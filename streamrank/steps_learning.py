@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -212,10 +213,12 @@ class Counts:
 @dataclass
 class _Report(StatelessSinkPartition[object]):
     counts: Counts
+    lock: threading.Lock  # the workers of a process count together
 
     def write_batch(self, items: list[object]) -> None:
         for one in items:
-            self.counts.take(one)
+            with self.lock:
+                self.counts.take(one)
             if isinstance(one, Compared) and one.differing:
                 log.warning("parity: %s differs in %s", one.list_id, ", ".join(one.differing))
             elif not isinstance(one, (Outcome, Compared)):
@@ -230,7 +233,8 @@ class Report(DynamicSink[object]):
     """Counts what became of lists and feedback, and says what the learner did."""
 
     counts: Counts = field(default_factory=Counts)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> _Report:
         """Return this worker's part."""
-        return _Report(self.counts)
+        return _Report(self.counts, self.lock)

@@ -89,6 +89,7 @@ class Joining:
         seen: When that was so, by the system's clock, ms.
         newest: When the user last did something, ms.
         session: In which visit.
+        wake: Until when, by the clock, nothing is due, ms; `None` where nothing is kept.
     """
 
     lists: Mapping[str, Listed] = field(default_factory=dict)
@@ -98,6 +99,7 @@ class Joining:
     seen: int = 0
     newest: int = 0
     session: str | None = None
+    wake: int | None = None
 
 
 Out = Example | Outcome
@@ -127,7 +129,8 @@ def advance(state: Joining, arrival: Arrival, rules: Rules) -> tuple[Joining, li
         >>> [one.name if isinstance(one, Outcome) else one.labels.T.tolist() for one in out]
         ['joined', 'with_feedback', [[0.0, 1.0]]]
     """
-    state, out = _later(state, arrival.now), list[Out]()
+    before, out = state, list[Out]()
+    state = _later(state, arrival.now)
     match arrival.what:
         case Served() as served:
             state = _listed(state, served, rules, out)
@@ -136,7 +139,10 @@ def advance(state: Joining, arrival: Arrival, rules: Rules) -> tuple[Joining, li
             head = rules.head(event) if isinstance(event, Interaction) else None
             if isinstance(event, Interaction) and head is not None:
                 state = _fed(state, Waiting(event, head, state.seen), rules, out)
-    return _settled(state, rules, out), out
+    changed = state.lists is not before.lists or state.over is not before.over
+    if changed or (state.wake is not None and state.wake <= state.clock):
+        state = _settled(state, rules, out)
+    return _waited(state, rules, out) if state.waiting else state, out
 
 
 def alarm(state: Joining, rules: Rules) -> int | None:
@@ -144,12 +150,9 @@ def alarm(state: Joining, rules: Rules) -> int | None:
 
     `None` where nothing is kept: then the user may be forgotten.
     """
-    dues = (listed.due(state.newest, rules) for listed in state.lists.values())
-    moments = [due for due in dues if due is not None]
-    moments += [listed.forgotten(rules) for listed in state.lists.values()]
-    moments += [at + rules.longest for at in state.over.values()]
-    alarms = [state.seen + max(0, moment - state.clock) for moment in moments]
-    alarms += [one.since + rules.lateness for one in state.waiting[:1]]
+    alarms = [one.since + rules.lateness for one in state.waiting[:1]]
+    if state.wake is not None:
+        alarms.append(state.seen + max(0, state.wake - state.clock))
     return min(alarms, default=None)
 
 
@@ -172,11 +175,13 @@ def _later(state: Joining, now: int) -> Joining:
 def _moved(state: Joining, event: Interaction | Shown) -> Joining:
     """Set the clock by what somebody did, and end the visits before this one."""
     at, lists = event.timestamp, state.lists
-    if event.session is not None and at >= state.newest:
-        lists = {
-            name: replace(one, ended=True) if _of_before(one.served, at, event.session) else one
-            for name, one in lists.items()
-        }
+    ended = {
+        name: replace(one, ended=True)
+        for name, one in lists.items()
+        if not one.ended and at >= state.newest and _of_before(one.served, at, event.session)
+    }
+    if ended:
+        lists = {**lists, **ended}
     newest = max(state.newest, at)
     session = event.session if at == newest else state.session
     return replace(state, lists=lists, clock=max(state.clock, at), newest=newest, session=session)
@@ -271,7 +276,18 @@ def _settled(state: Joining, rules: Rules, out: list[Out]) -> Joining:
         if not listed.revision:
             out.append(Outcome("unseen_rerank", name))
         over[name] = listed.served.timestamp
-    return replace(_waited(state, rules, out), lists=lists, over=over)
+    return replace(state, lists=lists, over=over, wake=_wake(state.newest, lists, over, rules))
+
+
+def _wake(
+    newest: int, lists: Mapping[str, Listed], over: Mapping[str, int], rules: Rules
+) -> int | None:
+    """Return when something is due or to be forgotten; a deed may put it off."""
+    dues = (listed.due(newest, rules) for listed in lists.values())
+    moments = [due for due in dues if due is not None]
+    moments += [listed.forgotten(rules) for listed in lists.values()]
+    moments += [at + rules.longest for at in over.values()]
+    return min(moments, default=None)
 
 
 def _sent(listed: Listed, rules: Rules, out: list[Out]) -> Listed:

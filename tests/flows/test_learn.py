@@ -242,3 +242,23 @@ def test_after_a_crash_nothing_is_lost_and_the_learner_goes_on_where_its_state_w
     assert names == {"q1#1", "q1#2", "q2#1"}
     newest = max(stage_.notebook.kept.values(), key=len)
     assert sorted(newest) == ["q1#0", "q1#1", "q2#0"]
+
+
+def test_the_report_counts_what_became_of_lists_and_what_differed() -> None:
+    report = steps_learning.Report()
+    sink = report.build("report", 0, 1)
+    sink.write_batch([Outcome("joined", "q1", "e1"), Outcome("with_feedback", "q1"), ("news",)])
+    sink.write_batch([Compared("q1", ("scores",), 70), Compared("q2", (), 70)])
+    figures = report.counts.figures()
+    assert figures["join"] == {"joined": 1, "with_feedback": 1}
+    assert figures["learner"] == {"tuple": 1}
+    assert (figures["parity"]["lists"], figures["parity"]["by_name"]) == (2, {"scores": 1})
+
+
+def test_a_learner_knows_when_it_may_not_publish() -> None:
+    notebook, parity = Notebook(), Parity(limit=0.05)
+    step = steps_learning.Learning(notebook, parity, lambda: START)
+    step.on_batch([Compared(f"r{n}", ("scores",), 70) for n in range(100)])
+    assert parity.stopped is not None
+    _, kept = step.snapshot()
+    assert kept.stopped == parity.stopped
