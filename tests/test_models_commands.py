@@ -96,6 +96,16 @@ def test_a_registry_without_versions_is_no_error(folder: Path) -> None:
     assert "no version of ranker in elsewhere yet (streamrank train)" in done.stderr
 
 
+def test_the_registry_may_be_an_address(tmp_path: Path) -> None:
+    address = "memory://models/of/ours"
+    bucket = settings.changed(Settings(), {"registry": {"path": address}})
+    (tmp_path / "streamrank.toml").write_text(settings.to_toml(bucket))
+    assert settings.load(tmp_path / "streamrank.toml").registry.path == address
+    assert json.loads(models(tmp_path, "list").stdout)["registry"] == address
+    named = models(tmp_path, "list", "--registry", "memory://elsewhere")
+    assert json.loads(named.stdout)["registry"] == "memory://elsewhere"
+
+
 def test_a_version_is_shown_by_a_part_of_its_name(folder: Path) -> None:
     version = publish(folder, offsets={"examples[0]": 17}).version
     by_hash = models(folder, "show", version[-8:])

@@ -18,6 +18,7 @@ Without `--broker` an Apache Kafka is started (`python tests/services.py install
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -142,6 +143,8 @@ class Load:
     answers: Counter[str] = field(default_factory=Counter)
     first: dict[str, float] = field(default_factory=dict)
     """When each version was first heard of since it was last forgotten."""
+    news: threading.Condition = field(default_factory=threading.Condition)
+    """A version was heard of that had been forgotten."""
     ended: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -172,7 +175,10 @@ class Load:
                 ranking = decode_ranking(record.value)
                 self.got.setdefault(ranking.id, heard)
                 self.answers[ranking.id] += 1
-                self.first.setdefault(ranking.model, heard)
+                if ranking.model not in self.first:
+                    with self.news:
+                        self.first[ranking.model] = heard
+                        self.news.notify()
             silent = time.perf_counter() - heard
             if self.ended.is_set() and (silent > PATIENCE or (silent > 2 and self.open == 0)):
                 return
@@ -211,12 +217,11 @@ class Load:
 
 
 def wait_for(load: Load, version: str, process: psutil.Process) -> float:
-    """Return when the first list of a version came."""
-    deadline = time.perf_counter() + PATIENCE
-    while version not in load.first:
-        if time.perf_counter() > deadline or not process.is_running():
-            raise TimeoutError(f"{version} does not serve after {PATIENCE:.0f} s")
-        time.sleep(0.002)
+    """Return when the first list of a version came; whoever polled would slow the load down."""
+    with load.news:
+        if not load.news.wait_for(lambda: version in load.first, PATIENCE):
+            state = "still runs" if process.is_running() else "has ended"
+            raise TimeoutError(f"{version} does not serve after {PATIENCE:.0f} s, the flow {state}")
     return load.first[version]
 
 
@@ -293,12 +298,15 @@ def measure(address: str | None, swaps: int, rate: float) -> dict[str, object]:
             topics.create(known, Secrets())
             published = publish(known)
             load = Load(known, rate)
+            gc.collect()
+            gc.freeze()  # or a look through PyTorch's objects would be measured as a round trip
             with flow(known, Path(name)) as process, load.running():
                 warm = wait_for(load, published[-1].version, process)
                 while load.open > rate or time.perf_counter() - warm < 5:
                     time.sleep(0.05)  # what was sent while it started is worked off
                 begun = time.perf_counter()
                 spans, memory = swap(load, published, swaps, process)
+    gc.unfreeze()
     early, late = statistics.mean(memory[10:20] or memory), statistics.mean(memory[-10:])
     built = sorted(end - SETTLES - start for start, end in spans)
     return {

@@ -486,6 +486,22 @@ def test_retention_keeps_the_newest_the_serving_one_and_its_parent(root: Root) -
         load(root, published[0])
 
 
+def test_retention_by_age_spares_what_serves_with_its_parent_and_what_served_before(
+    root: Root,
+) -> None:
+    published: list[str] = []
+    for day in range(6):
+        parent = published[-1] if published else None
+        published.append(publish(root, now=NOW + timedelta(days=day), parent=parent).version)
+    registry.point(root, "ranker", published[0], "it served", NOW)
+    registry.point(root, "ranker", published[3], "it serves", NOW)
+    now = NOW + timedelta(days=5)
+    gone = registry.retain(root, "ranker", keep=99, max_age=timedelta(hours=30), now=now)
+    assert gone == [published[1]]  # 2 is the parent of 3, 0 served before; 4 is that of 5
+    gone = registry.retain(root, "ranker", keep=1, max_age=timedelta(days=900), now=now)
+    assert gone == []
+
+
 def test_rejected_versions_do_not_push_out_the_one_that_serves(root: Root) -> None:
     good = publish(root).version
     rejected = [publish(root, rejected="worse").version for _ in range(3)]

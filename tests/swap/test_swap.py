@@ -343,7 +343,7 @@ def test_where_none_is_good_the_worker_does_not_start(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_memory_is_flat_over_many_swaps(tmp_path: Path) -> None:
-    """Graphs of 4 MB: without giving memory back, sixty of them would leave tens of MB."""
+    """Graphs of 4 MB: of sixty, three sessions at most are there at any time."""
     wide = np.zeros((1_000_000, 1), np.float32)
     model = a_model()
     graph = onnx.load_from_string(model.onnx)
