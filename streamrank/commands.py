@@ -93,7 +93,7 @@ def train(
     *,
     console: Console,
 ) -> None:
-    """Train a version from a whole log and publish it.
+    """Train a version from a whole log and publish it; go on where a call before was interrupted.
 
     Raises:
         StreamRankError: The log or the settings cannot be read, or nothing can be learned.
@@ -102,16 +102,15 @@ def train(
     from streamrank import versions
     from streamrank.edges.onnxruntime import AsShown
 
-    now = datetime.now(UTC)
     known = reading.settings_for(settings_file, events, console)
     if registry is not None:
         known = settings_module.changed(known, {"registry": {"path": str(registry)}})
-    with reading.records_of(events, "looking", console) as records:
-        found = replaying.survey(records, known, now)
-    lane = replaying.lane_of(known, AsShown(), now)
+    lane = replaying.lane_of(known, AsShown(), datetime.now(UTC))
     with reading.records_of(events, "reading lists", console) as records:
-        examples = replaying.gather(lane, records, known, frozenset(found.labelled))
-    manifest = versions.train(examples, known, console, logs=logs)
+        examples = replaying.gather(lane, records, known)
+    manifest = versions.train(
+        examples, known, console, logs=logs, checkpoint_file=versions.checkpoint_of(known, logs)
+    )
     reading.say(console, f"published {manifest.name} {manifest.version} in {known.registry.path}")
 
 

@@ -109,8 +109,12 @@ class Gathered:
     feedback: Feedback
     lists: dict[str, Scored] = field(default_factory=dict)
 
-    def examples(self) -> list[Example]:
-        """Return the lists with the feedback that has come so far, oldest first."""
+    def examples(self, over: int | None = None) -> list[Example]:
+        """Return the lists with the feedback that has come so far, oldest first.
+
+        Args:
+            over: Lists shown by then (ms) are returned without feedback too: none will come.
+        """
         return [
             Example(
                 id=list_id,
@@ -120,29 +124,40 @@ class Gathered:
                 labels=self.feedback.labels(list_id, ids_of(scored.query)),
             )
             for list_id, scored in self.lists.items()
-            if self.feedback.clicked(list_id)
+            if self.feedback.clicked(list_id) or (over is not None and scored.query.at <= over)
         ]
 
 
 def gather(
-    lane: Lane, records: Iterable[Incoming], known: Settings, lists: frozenset[str]
+    lane: Lane, records: Iterable[Incoming], known: Settings, lists: frozenset[str] | None = None
 ) -> list[Example]:
-    """Run a lane over a log and return these lists as examples."""
-    gathered = Gathered(Feedback(known.feature_schema()))
+    """Run a lane over a log and return its lists as examples.
+
+    Args:
+        lane: Both flows.
+        records: The log.
+        known: The settings.
+        lists: Which lists, if they got feedback; `None` for all, and those too that got none
+            before the log ended, where it could have come.
+    """
+    gathered, newest = Gathered(Feedback(known.feature_schema())), 0
     for record in records:
         read = lane.read(record)
         if isinstance(read, Read):
+            newest = max(newest, read.event.timestamp)
             _gather(gathered, read, lane.take(read), lists)
-    return gathered.examples()
+    window = known.learn.label_window // timedelta(milliseconds=1)
+    return gathered.examples(newest - window if lists is None else None)
 
 
 def _gather(
-    gathered: Gathered, read: Read, scored: Sequence[Scored], lists: frozenset[str]
+    gathered: Gathered, read: Read, scored: Sequence[Scored], lists: frozenset[str] | None
 ) -> None:
+    """Take in feedback, and the lists that wait for it: these, or all."""
     if isinstance(read.event, Interaction):
         gathered.feedback.take(read.event)
     for one in scored:
-        if one.query.source != "trigger" and one.query.id in lists:
+        if one.query.source != "trigger" and (lists is None or one.query.id in lists):
             gathered.lists[one.query.id] = one
 
 

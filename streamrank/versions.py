@@ -38,8 +38,24 @@ class NothingToLearn(StreamRankError):
     """The examples are none, or all of one kind, or out of order; the text says which."""
 
 
+def checkpoint_of(known: Settings, logs: Path | None) -> Path | None:
+    """Return where a training is written down: in its logs, else beside the registry's versions.
+
+    `None` where the registry is in a bucket and there are no logs.
+    """
+    name = f"{known.model.name}.training.safetensors"
+    if logs is not None:
+        return logs / name
+    return known.registry.path / name if isinstance(known.registry.path, Path) else None
+
+
 def train(
-    examples: Sequence[Example], known: Settings, console: Console, *, logs: Path | None = None
+    examples: Sequence[Example],
+    known: Settings,
+    console: Console,
+    *,
+    logs: Path | None = None,
+    checkpoint_file: Path | None = None,
 ) -> Manifest:
     """Train a version from examples and publish it in the settings' registry.
 
@@ -48,6 +64,7 @@ def train(
         known: The settings.
         console: Where the progress goes.
         logs: Folder for TensorBoard.
+        checkpoint_file: Where the training is written down, until it is published.
 
     Raises:
         NothingToLearn: No list has a label, all are of one class, or time goes backwards.
@@ -66,10 +83,12 @@ def train(
                 seed=model.seed,
                 logs=logs,
                 on_progress=on_progress,
+                checkpoint_file=checkpoint_file,
             )
     except ValueError as error:
         raise NothingToLearn(f"the ranker cannot be trained: {error}") from None
-    return registry.publish(
+    _tell(trained, console)
+    manifest = registry.publish(
         known.registry.path,
         model.name,
         export.export(trained),
@@ -79,6 +98,23 @@ def train(
         lists_seen=len(examples),
         now=datetime.now(UTC),
     )
+    if checkpoint_file is not None:
+        checkpoint_file.unlink(missing_ok=True)
+    return manifest
+
+
+def _tell(trained: training.Trained, console: Console) -> None:
+    """Say what was learned from, and how the lists held out were ordered."""
+    said = [f"learned from {trained.learned}"]
+    said += [
+        f"held out: {name}: NDCG@10 {system['ndcg@10']:.3f}, MRR {system['mrr']:.3f}"
+        for name, system in trained.systems.items()
+    ]
+    ratio = trained.metrics.get("calibration_ratio")
+    if ratio is not None:
+        said.append(f"held out: {ratio:.2f} times as many labels expected as there were")
+    for line in said:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def trainer(
