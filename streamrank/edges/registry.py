@@ -16,16 +16,10 @@ What can go wrong is in `registry_errors`.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Collection
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
 
-import numpy as np
-import safetensors.numpy
-
-from streamrank.edges import registry_manifest
 from streamrank.edges.onnxruntime import OnnxScorer, Provider
 from streamrank.edges.registry_errors import (
     LearnerRunning,
@@ -39,12 +33,11 @@ from streamrank.edges.registry_errors import (
     VersionRefused,
     VersionTaken,
 )
-from streamrank.edges.registry_folders import MARK, Folders
+from streamrank.edges.registry_folders import MARK
 from streamrank.edges.registry_lock import Lock, learner_lock
-from streamrank.edges.registry_manifest import ONNX, PROBE, WEIGHTS, File, Manifest, stamp
+from streamrank.edges.registry_manifest import WEIGHTS, Manifest, stamp
+from streamrank.edges.registry_publishing import LEFTOVER, Exported, publish
 from streamrank.edges.registry_serving import (
-    Bar,
-    Standing,
     bar,
     barred,
     current,
@@ -57,8 +50,8 @@ from streamrank.edges.registry_serving import (
 )
 from streamrank.edges.registry_shelf import manifest_of, readable, reader, shelf, usable
 from streamrank.edges.registry_shelf import version_names as _versions
+from streamrank.edges.registry_standing import Bar, Standing
 from streamrank.edges.registry_verified import (
-    EXPECTED,
     Build,
     Verified,
     arrays,
@@ -66,8 +59,7 @@ from streamrank.edges.registry_verified import (
     content,
     verified,
 )
-from streamrank.features.inputs import Array, Inputs
-from streamrank.features.schema import Schema
+from streamrank.features.inputs import Array
 
 __all__ = [
     "Bar",
@@ -106,136 +98,7 @@ __all__ = [
     "weights",
 ]
 
-LEFTOVER = timedelta(days=1)
-"""What a writer began so long ago, it will not finish."""
-
-
-class Exported(Protocol):
-    """A trained model as the registry takes it; `model.export.Exported` is one."""
-
-    @property
-    def onnx(self) -> bytes:
-        """The graph."""
-
-    @property
-    def weights(self) -> Mapping[str, Array]:
-        """What the learner goes on from."""
-
-    @property
-    def heads(self) -> tuple[str, ...]:
-        """What each score means."""
-
-    @property
-    def probe(self) -> Inputs:
-        """A stacked batch."""
-
-    @property
-    def expected(self) -> Array:
-        """The scores that it must give, float32 (lists, candidates, heads)."""
-
-
-# --- writing ----------------------------------------------------------------------------------
-
-
-def publish(
-    root: str | Path,
-    name: str,
-    exported: Exported,
-    *,
-    schema: Schema,
-    features: str,
-    now: datetime,
-    metrics: Mapping[str, Any] | None = None,
-    parent: str | None = None,
-    gate: Mapping[str, Any] | None = None,
-    rejected: str | None = None,
-    lists_seen: int = 0,
-    offsets: Mapping[str, int] | None = None,
-) -> Manifest:
-    """Let a new version appear, after the checks that `load` makes.
-
-    Args:
-        root: The registry.
-        name: The model.
-        exported: What training made.
-        schema: What its features are made of.
-        features: `features.inputs.digest(schema)`.
-        now: The time; a version that is there already and newer moves it on.
-        metrics: How it did, numbers by name.
-        parent: The version that it learned on from.
-        gate: The gate's verdict.
-        rejected: Why it must not serve, if it must not.
-        lists_seen: Lists that it learned from.
-        offsets: How far it had read.
-
-    Returns:
-        The manifest; its `version` names the folder.
-
-    Raises:
-        VersionRefused: The model is not what its own probe says, or not finite.
-        VersionTaken: Somebody published the same at the same time.
-        RegistryUnusable: The registry cannot be written; nothing of the version is left.
-    """
-    models = shelf(root, name)
-    files = _files(exported)
-    record = {
-        "name": name,
-        "parent": parent,
-        "feature_schema": schema.encode(),
-        "features": features,
-        "heads": list(exported.heads),
-        "metrics": dict(metrics or {}),
-        "gate": None if gate is None else dict(gate),
-        "rejected": rejected,
-        "lists_seen": lists_seen,
-        "offsets": dict(offsets or {}),
-        "files": _entries(files),
-    }
-    with usable(root):
-        models.sweep(stamp(now - LEFTOVER))
-        manifest = registry_manifest.seal(record, _after(models, now))
-        verified(manifest, files.__getitem__, provider="cpu", threads=1)
-        _put(models, manifest, files)
-    return manifest
-
-
-def _files(exported: Exported) -> dict[str, bytes]:
-    for name, weight in exported.weights.items():
-        if np.issubdtype(weight.dtype, np.floating) and not np.isfinite(weight).all():
-            raise VersionRefused("", WEIGHTS, f"{name} must be finite", "NaN or infinity")
-    probe = dict(exported.probe) | {EXPECTED: exported.expected}
-    return {
-        ONNX: exported.onnx,
-        WEIGHTS: _safetensors(exported.weights),
-        PROBE: _safetensors(probe),
-    }
-
-
-def _entries(files: Mapping[str, bytes]) -> dict[str, File]:
-    return {
-        file: File(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
-        for file, content in sorted(files.items())
-    }
-
-
-def _safetensors(arrays: Mapping[str, Array]) -> bytes:
-    return safetensors.numpy.save(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    )
-
-
-def _after(models: Folders, now: datetime) -> datetime:
-    """Return the time, moved on where a clock that went back would hide the new version."""
-    times = [registry_manifest.moment(version) for version in _versions(models)[-1:]]
-    return max([now.astimezone(UTC), *(time + timedelta(microseconds=1) for time in times)])
-
-
-def _put(models: Folders, manifest: Manifest, files: Mapping[str, bytes]) -> None:
-    mark = manifest.model_dump_json(indent=2).encode()
-    try:
-        models.put(manifest.version, {**files, MARK: mark})
-    except FileExistsError:
-        raise VersionTaken(f"version {manifest.version} of {manifest.name} is there") from None
+# --- keeping ----------------------------------------------------------------------------------
 
 
 def retain(

@@ -10,32 +10,30 @@ history.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
-
 from streamrank.edges.registry_errors import PointerMoved, RegistryUnusable, VersionBarred
-from streamrank.edges.registry_folders import MARK, Folders
-from streamrank.edges.registry_manifest import Manifest
-from streamrank.edges.registry_shelf import (
-    manifest_of,
-    readable,
-    shelf,
-    usable,
-    version_names,
-    who,
+from streamrank.edges.registry_shelf import manifest_of, shelf, usable, version_names, who
+from streamrank.edges.registry_standing import (
+    FOLDER,
+    Bar,
+    Standing,
+    ancestor,
+    good_ancestors,
+    last,
+    newest,
+    put,
+    read,
+    refuse_bad,
+    serving_by,
 )
 
-KEPT = 50
-"""States that stay, the newest among them."""
 TRIES = 1000
 """Writers that may be faster than one that does not mind, before it gives up."""
-_FOLDER = "serving"
 
 
 class _Anything(Enum):
@@ -45,40 +43,6 @@ class _Anything(Enum):
 ANYTHING: Final = _Anything.ANYTHING
 """The former version may be any: the last writer wins."""
 Expected = str | None | Literal[_Anything.ANYTHING]
-
-
-class Bar(BaseModel):
-    """Why a version must not serve again."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    reason: str
-    at: AwareDatetime
-    by: str
-
-
-class Standing(BaseModel):
-    """What serves, since when and why.
-
-    Attributes:
-        format: Which layout this has.
-        version: What serves; `None` where nobody has said so yet, only barred some.
-        former: What served before.
-        reason: Why it was changed.
-        at: When.
-        by: Who changed it.
-        barred: Versions that must not serve again.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: Literal[1] = 1
-    version: str | None
-    former: str | None
-    reason: str
-    at: AwareDatetime
-    by: str
-    barred: dict[str, Bar] = {}
 
 
 Move = Callable[[Standing | None, str | None], tuple[str | None, dict[str, Bar]]]
@@ -95,7 +59,7 @@ def current(root: str | Path, name: str) -> str | None:
     is the newest that is neither rejected nor barred, and `None` where there is none.
     """
     with usable(root):
-        return _serving(shelf(root, name), name, standing(root, name))
+        return serving_by(shelf(root, name), name, standing(root, name))
 
 
 def line(root: str | Path, name: str) -> list[str]:
@@ -105,19 +69,19 @@ def line(root: str | Path, name: str) -> list[str]:
         serving, bars = current(root, name), barred(root, name)
         if serving is None:
             return []
-        return [serving, *(one.version for one in _good_ancestors(models, name, serving, bars))]
+        return [serving, *(one.version for one in good_ancestors(models, name, serving, bars))]
 
 
 def latest(root: str | Path, name: str) -> str | None:
     """Return the newest version that may serve, `None` where there is none."""
     with usable(root):
-        return _newest(shelf(root, name), name, barred(root, name))
+        return newest(shelf(root, name), name, barred(root, name))
 
 
 def standing(root: str | Path, name: str) -> Standing | None:
     """Return what was last said of who serves, `None` where nobody said anything."""
     with usable(root):
-        return _last(shelf(root, name, _FOLDER))[1]
+        return last(shelf(root, name, FOLDER))[1]
 
 
 def barred(root: str | Path, name: str) -> Mapping[str, Bar]:
@@ -128,10 +92,10 @@ def barred(root: str | Path, name: str) -> Mapping[str, Bar]:
 
 def history(root: str | Path, name: str) -> list[Standing]:
     """Return what was said of who serves, the oldest first: at most the last fifty."""
-    states = shelf(root, name, _FOLDER)
+    states = shelf(root, name, FOLDER)
     with usable(root):
-        read = [_read(states, number) for number in states.names()]
-    return [one for one in read if one is not None]
+        found = [read(states, number) for number in states.names()]
+    return [one for one in found if one is not None]
 
 
 # --- who shall serve --------------------------------------------------------------------------
@@ -175,7 +139,7 @@ def point(
                 f"{name}: {expected} must serve for {version} to take over, got {serving}"
             )
         bars = dict(known.barred) if known else {}
-        _refuse_bad(manifest_of(shelf(root, name), name, version), bars, force)
+        refuse_bad(manifest_of(shelf(root, name), name, version), bars, force)
         bars.pop(version, None)
         return version, bars
 
@@ -198,7 +162,7 @@ def bar(
         bars = dict(known.barred) if known else {}
         bars[version] = Bar(reason=reason, at=now, by=by or who())
         if serving == version:
-            return _ancestor(models, name, version, bars), bars
+            return ancestor(models, name, version, bars), bars
         return known.version if known else None, bars
 
     return _change(root, name, move, reason, now, by)
@@ -244,8 +208,8 @@ def rollback(
         if bar and to != serving:
             bars[serving] = Bar(reason=reason, at=now, by=by or who())
         if to is None:
-            return _ancestor(models, name, serving, bars), bars
-        _refuse_bad(manifest_of(models, name, to), bars, force)
+            return ancestor(models, name, serving, bars), bars
+        refuse_bad(manifest_of(models, name, to), bars, force)
         bars.pop(to, None)
         return to, bars
 
@@ -259,11 +223,11 @@ def _change(
     root: str | Path, name: str, move: Move, reason: str, now: datetime, by: str | None
 ) -> Standing:
     """Write the next state; whoever finds it written by somebody else looks again."""
-    states, models = shelf(root, name, _FOLDER), shelf(root, name)
+    states, models = shelf(root, name, FOLDER), shelf(root, name)
     with usable(root):
         for _ in range(TRIES):
-            number, known = _last(states)
-            serving = _serving(models, name, known)
+            number, known = last(states)
+            serving = serving_by(models, name, known)
             version, bars = move(known, serving)
             there = set(version_names(models))
             after = Standing(
@@ -274,95 +238,6 @@ def _change(
                 by=by or who(),
                 barred={one: why for one, why in bars.items() if one in there},
             )
-            if _put(states, number + 1, after):
+            if put(states, number + 1, after):
                 return after
     raise RegistryUnusable(f"{TRIES} other writers of who serves as {name} were faster")
-
-
-def _put(states: Folders, number: int, after: Standing) -> bool:
-    """Write a state, unless it has been written or even forgotten; forget the oldest ones."""
-    try:
-        states.put(_named(number), {MARK: after.model_dump_json(indent=2).encode()})
-    except FileExistsError:
-        return False
-    last, _ = _last(states)
-    if last - number >= KEPT:  # so late that its number had been given and forgotten
-        states.remove(_named(number))
-        return False
-    for old in states.names():
-        if int(old) <= number - KEPT:
-            with suppress(FileNotFoundError):  # somebody else forgets it too
-                states.remove(old)
-    return True
-
-
-def _last(states: Folders) -> tuple[int, Standing | None]:
-    while (number := states.last()) is not None:
-        known = _read(states, number)
-        if known is not None:
-            return int(number), known
-    return 0, None
-
-
-def _read(states: Folders, number: str) -> Standing | None:
-    try:
-        return Standing.model_validate_json(states.read(number, MARK))
-    except FileNotFoundError:  # forgotten since it was listed
-        return None
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]["msg"]
-        raise RegistryUnusable(
-            f"{_FOLDER}/{number}/{MARK} must say which version serves: {first}; "
-            "remove the folder, and the one before it counts"
-        ) from None
-
-
-def _named(number: int) -> str:
-    return f"{number:012d}"
-
-
-# --- which ones may ---------------------------------------------------------------------------
-
-
-def _serving(models: Folders, name: str, known: Standing | None) -> str | None:
-    if known is None or known.version is None:
-        return _newest(models, name, known.barred if known else {})
-    if readable(models, name, known.version) is not None:
-        return known.version
-    return _newest(models, name, known.barred)
-
-
-def _newest(models: Folders, name: str, bars: Mapping[str, Bar]) -> str | None:
-    for version in reversed(version_names(models)):
-        found = readable(models, name, version)
-        if found is not None and found.rejected is None and version not in bars:
-            return version
-    return None
-
-
-def _ancestor(models: Folders, name: str, version: str, bars: Mapping[str, Bar]) -> str:
-    for found in _good_ancestors(models, name, version, bars):
-        return found.version
-    raise VersionBarred(f"no ancestor of version {version} of {name} is left that may serve")
-
-
-def _good_ancestors(
-    models: Folders, name: str, version: str, bars: Mapping[str, Bar]
-) -> Iterator[Manifest]:
-    found = readable(models, name, version)
-    while found is not None and found.parent is not None and found.parent < found.version:
-        found = readable(models, name, found.parent)
-        if found is not None and found.rejected is None and found.version not in bars:
-            yield found
-
-
-def _refuse_bad(found: Manifest, bars: Mapping[str, Bar], force: bool) -> None:
-    if force:
-        return
-    if found.rejected is not None:
-        raise VersionBarred(f"version {found.version} was rejected: {found.rejected}")
-    if found.version in bars:
-        why = bars[found.version]
-        raise VersionBarred(
-            f"version {found.version} is barred since {why.at:%Y-%m-%d %H:%M}: {why.reason}"
-        )

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from streamrank.edges import registry, registry_manifest
+from streamrank.edges import registry, registry_manifest, registry_publishing
 from streamrank.edges.onnxruntime import OnnxScorer
 from streamrank.edges.registry import (
     Manifest,
@@ -248,13 +248,13 @@ def test_where_the_newest_cannot_be_read_the_one_before_serves_and_the_log_says_
 
 def forge(root: Root, model: Model, **changes: object) -> str:
     """Write a version whose hashes all fit, without the checks of `publish`."""
-    files = registry._files(model.but(weights={}))  # the writer's own hands
+    files = registry_publishing.files_of(model.but(weights={}))  # the writer's own hands
     record = {
         "name": "ranker",
         "feature_schema": SCHEMA.encode(),
         "features": "f1",
         "heads": model.heads,
-        "files": registry._entries(files),
+        "files": registry_publishing.entries(files),
     }
     manifest = registry_manifest.seal(record | changes, NOW)
     mark = manifest.model_dump_json().encode()
@@ -314,14 +314,14 @@ def test_weights_and_metrics_that_are_not_finite_are_not_published(tmp_path: Pat
 
 
 def test_a_probe_that_is_a_pickle_is_refused_and_not_run(root: Root) -> None:
-    files = registry._files(a_model())
+    files = registry_publishing.files_of(a_model())
     files["probe.safetensors"] = b"\x80\x04cposix\nsystem\n(S'exit 1'\ntR."
     record = {
         "name": "ranker",
         "feature_schema": SCHEMA.encode(),
         "features": "f1",
         "heads": ("click", "buy"),
-        "files": registry._entries(files),
+        "files": registry_publishing.entries(files),
     }
     manifest = registry_manifest.seal(record, NOW)
     mark = manifest.model_dump_json().encode()

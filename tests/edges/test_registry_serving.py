@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from streamrank.edges import registry, registry_serving
+from streamrank.edges import registry, registry_standing
 from streamrank.edges.registry import (
     PointerMoved,
     RegistryUnusable,
@@ -159,11 +159,11 @@ def test_a_registry_without_versions_has_nothing_to_roll_back(root: Root) -> Non
 
 def test_the_history_says_what_served_when_and_why_and_is_bounded(root: Root) -> None:
     pair = a_line(root, 2)
-    for number in range(registry_serving.KEPT + 5):
+    for number in range(registry_standing.KEPT + 5):
         registry.point(root, "ranker", pair[number % 2], f"turn {number}", NOW)
     history = registry.history(root, "ranker")
     assert [one.reason for one in history] == [
-        f"turn {number}" for number in range(5, registry_serving.KEPT + 5)
+        f"turn {number}" for number in range(5, registry_standing.KEPT + 5)
     ]
     assert all(one.version != one.former for one in history)
     assert f"process {os.getpid()}" in history[-1].by

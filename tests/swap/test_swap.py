@@ -22,7 +22,7 @@ import pytest
 from onnx import helper
 
 from streamrank import swap
-from streamrank.edges import registry, registry_manifest
+from streamrank.edges import registry, registry_manifest, registry_publishing
 from streamrank.edges.onnxruntime import AsShown, OnnxScorer
 from streamrank.edges.registry import Manifest, VersionRefused
 from streamrank.edges.registry_folders import MARK, folders
@@ -189,13 +189,13 @@ def test_what_fails_while_it_stands_back_fails_for_who_waits() -> None:
 
 def forge(root: Path, model: Model, **changes: object) -> str:
     """Write a version whose hashes all fit, without the checks of `publish`."""
-    files = registry._files(model.but(weights={}))
+    files = registry_publishing.files_of(model.but(weights={}))
     record = {
         "name": "ranker",
         "feature_schema": Schema().encode(),
         "features": "f1",
         "heads": model.heads,
-        "files": registry._entries(files),
+        "files": registry_publishing.entries(files),
     }
     manifest = registry_manifest.seal(record | changes, NOW + timedelta(seconds=1))
     mark = manifest.model_dump_json().encode()
