@@ -80,6 +80,7 @@ class Followed:
         steps: Deeds that were followed live.
         lists: Lists that were.
         complete: Whether nothing that the rank flow may know of the user was missed.
+        stale: Whether some of it came too late to be sure of its order.
         seen: When something came last, ms; 0 for nothing.
     """
 
@@ -90,6 +91,7 @@ class Followed:
     steps: int = 0
     lists: int = 0
     complete: bool = False
+    stale: bool = False
     seen: int = 0
 
 
@@ -156,7 +158,7 @@ def _followed(plan: Plan, state: Followed, read: Read, came: int) -> Followed:
         lists=state.lists + (not isinstance(event, Interaction)),
     )
     if came - event.timestamp > FRESH:
-        return replace(state, steps=0, lists=0, complete=False)
+        return replace(state, steps=0, lists=0, complete=False, stale=True)
     enough = state.steps >= plan.rules.history and state.lists > plan.rules.lists
     return replace(state, complete=state.complete or enough)
 
@@ -167,7 +169,7 @@ def _compared(plan: Plan, state: Followed, served: Served, came: int) -> tuple[F
     others = {name: one for name, one in state.queries.items() if name != served.id}
     if query is None or not query.candidates or served.features != plan.features:
         return state, Checked(served)
-    complete = state.complete or _is_the_first(plan, served, query)
+    complete = state.complete or (not state.stale and _is_the_first(plan, served, query))
     state = replace(state, queries=others, complete=complete)
     if not complete or came - served.timestamp > FRESH or _in_doubt(state, query):
         return state, Checked(served)
@@ -177,11 +179,12 @@ def _compared(plan: Plan, state: Followed, served: Served, came: int) -> tuple[F
 
 
 def _is_the_first(plan: Plan, served: Served, query: Query) -> bool:
-    """Say whether the rank flow, too, knew nothing of the user before this list."""
+    """Say whether this is a user's first list, and the rank flow knew of no more deeds than we."""
     names = [feature.name for feature in context_features(plan.schema)]
     earlier = served.inputs["context_numbers"][names.index("list.since")]
     history = len(served.inputs["history_items"])
-    return not (history or query.state.steps or query.state.current or earlier)
+    known = len(query.state.steps) == history < plan.rules.history
+    return known and query.state.current is None and not earlier
 
 
 def _in_doubt(state: Followed, query: Query) -> bool:

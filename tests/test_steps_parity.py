@@ -120,6 +120,12 @@ def test_a_log_that_is_being_caught_up_with_is_left_out() -> None:
     assert [one.compared for one in followed(read(old), as_read(list_))] == [0]
 
 
+def test_a_users_deeds_before_the_first_list_are_known_if_the_rank_flow_knows_as_many() -> None:
+    visit = [deed(1, "b"), deed(2, "c", at=2000), asked(1, "a", "b", at=9000)]
+    [list_] = Serving().lists(*visit)
+    assert [one.compared > 0 for one in followed(*map(read, visit), as_read(list_))] == [True]
+
+
 def test_a_list_made_without_the_users_deeds_differs() -> None:
     """The rank flow lost a state: what it served is not what the events give."""
     honest = Serving().lists(VISIT[0])
