@@ -38,6 +38,7 @@ class Recipe:
         epochs: Passes over the sequences, at most.
         positions: Steps of sequences in a batch, padding included.
         rate: Learning rate, after a short rise.
+        settle: Share of the epochs, the last, over which it falls to 0 in a straight line.
         decay: Weight decay of matrices.
         negatives: Drawn for a batch; the whole catalogue if it is not larger.
         power: 0 draws negatives alike, 1 as often as they were seen.
@@ -55,6 +56,7 @@ class Recipe:
     epochs: int = 200
     positions: int = 6400
     rate: float = 1e-3
+    settle: float = 0.0
     decay: float = 0.01
     negatives: int = 1024
     power: float = 0.5
@@ -170,6 +172,8 @@ class _Course:
     writer: SummaryWriter | None
     listener: Callable[[Progress], None] | None
     steps: int = field(default=0, init=False)
+    done: float = field(default=0.0, init=False)
+    """Epochs, with the part of this one that is done."""
 
     def __post_init__(self) -> None:
         self.model = SequenceModel(self.shape)
@@ -211,6 +215,7 @@ class _Course:
         for rows in batches(self.sizes, self.how.positions, self.random):
             loss = self._step([self.past[row] for row in rows])
             done += len(rows)
+            self.done = epoch - 1 + done / len(self.past)
             if self.listener is not None:
                 rate = done / max(1e-9, time.monotonic() - begun)
                 share = done / len(self.past)
@@ -226,12 +231,17 @@ class _Course:
         loss.backward()  # type: ignore[no-untyped-call]
         self.steps += 1
         for group in self.optimizer.param_groups:
-            group["lr"] = self.how.rate * min(1.0, self.steps / 100)
+            group["lr"] = self.how.rate * self._pace()
         self.optimizer.step()
         self._average()
         value = loss.item()
         self._log({"loss": value}, self.steps)
         return value
+
+    def _pace(self) -> float:
+        """Return the share of the learning rate at this step."""
+        left = (self.how.epochs - self.done) / max(1e-9, self.how.settle * self.how.epochs)
+        return min(1.0, self.steps / 100, left)
 
     @torch.no_grad()
     def _average(self) -> None:

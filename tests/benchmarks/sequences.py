@@ -24,7 +24,7 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,11 @@ Setting = tuple[dict[str, Any], Recipe]
 SETTINGS: dict[str, Setting] = {
     "long": (
         {"length": 200, "layers": 2, "heads": 2, "inner": 1, "dropout": 0.2},
-        Recipe(positions=3200, rate=2e-3, negatives=1024, every=2, patience=12),
+        Recipe(epochs=100, positions=3200, rate=2e-3, settle=0.3, every=4, patience=40),
     ),
     "short": (
         {"length": 50, "layers": 1, "heads": 1, "inner": 1, "dropout": 0.5},
-        Recipe(positions=1600, rate=1e-3, negatives=1024, every=2, patience=16),
+        Recipe(positions=1600, rate=1e-3, every=2, patience=8),
     ),
 }
 """For sequences of 20 items and more in the mean, and for shorter ones."""
@@ -151,13 +151,15 @@ def measured(sequences: Sequence[Array], setting: Setting, seed: int, logs: Path
     }
 
 
-def compare(sequences: Sequence[Array], setting: Setting, asked: argparse.Namespace) -> Any:
-    """Return the report."""
-    ours = measured(sequences, setting, asked.seed, asked.logs)
-    items = ours["shape"]["items"]
+def compare(
+    sequences: Sequence[Array], setting: Setting, asked: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """Give the report as soon as our own figures are known, and again with each peer's."""
+    report = measured(sequences, setting, asked.seed, asked.logs)
+    items = report["shape"]["items"]
     size = (len(sequences), items, sum(map(len, sequences)))
-    return ours | {
-        "peers": {} if asked.no_peers else sequences_peers.measured(sequences, items, asked.seed),
+    report |= {
+        "peers": {},
         "published": {
             name: {"ndcg@10": ndcg, "hr@10": hits}
             for name, (ndcg, hits) in PUBLISHED.get(size, {}).items()
@@ -165,6 +167,11 @@ def compare(sequences: Sequence[Array], setting: Setting, asked: argparse.Namesp
         "data": dict(zip(("users", "items", "interactions"), size, strict=True)),
         "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
     }
+    yield report
+    if not asked.no_peers:
+        for name, found in sequences_peers.measured(sequences, items, asked.seed):
+            report["peers"][name] = found
+            yield report
 
 
 def shown(report: dict[str, Any]) -> Table:
@@ -200,10 +207,10 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 0)) or torch.get_num_threads())
     sequences = read(asked.data)
-    report = compare(sequences, settings_of(asked, sequences), asked)
-    Console().print(shown(report))
-    if asked.report:
-        asked.report.write_text(json.dumps(report, indent=2) + "\n")
+    for report in compare(sequences, settings_of(asked, sequences), asked):
+        Console().print(shown(report))
+        if asked.report:
+            asked.report.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

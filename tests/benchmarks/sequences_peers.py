@@ -6,7 +6,8 @@ They know which items a user has had, not in which order.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -39,7 +40,9 @@ def popularity(had: csr_matrix) -> Array:
 def library(make: Callable[[], Any], had: csr_matrix) -> Array:
     """Rank by a model of `implicit`."""
     model = make()
-    model.fit(had, show_progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it speaks of matrices that it makes itself
+        model.fit(had, show_progress=False)
     users = np.arange(had.shape[0])
     tops: Array = model.recommend(users, had, N=TOP, filter_already_liked_items=True)[0]
     return tops
@@ -93,9 +96,12 @@ def places(tops: Array, wanted: Array) -> Array:
     return np.where(hit.any(1), 1 + hit.argmax(1), TOP + 1)
 
 
-def measured(sequences: Sequence[Array], items: int, seed: int) -> dict[str, dict[str, Any]]:
+def measured(
+    sequences: Sequence[Array], items: int, seed: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Choose each peer's setting by the last item but one, and measure it by the last."""
-    return {name: _measured(tops, sequences, items) for name, tops in settings(seed).items()}
+    for name, tops in settings(seed).items():
+        yield name, _measured(tops, sequences, items)
 
 
 def _measured(tops: Mapping[str, Tops], sequences: Sequence[Array], items: int) -> dict[str, Any]:
