@@ -145,7 +145,7 @@ def check(graph: bytes, ranker: Ranker, batches: list[Inputs]) -> None:
     Raises:
         ExportFailed: They differ by more than 1e-4, or the graph does not run.
     """
-    session = _session(graph)
+    session = session_of(graph)
     for batch in batches:
         found = np.asarray(session.run(["scores"], batch)[0])
         wanted = run(ranker, batch)
@@ -194,7 +194,8 @@ def random_inputs(config: Configuration, lists: int, steps: int, candidates: int
     return {n: a if a.dtype == np.int64 else a.astype(np.float32) for n, a in made.items()}
 
 
-def _session(graph: bytes) -> onnxruntime.InferenceSession:
+def session_of(graph: bytes) -> onnxruntime.InferenceSession:
+    """Return a session on one core."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3

@@ -135,6 +135,7 @@ def train(
     on_progress: Callable[[Progress], None] | None = None,
     recipe: Recipe | None = None,
     checkpoint_file: Path | None = None,
+    taught: Callable[[Sequence[Example]], Sequence[Example]] | None = None,
 ) -> Trained:
     """Train a Ranker.
 
@@ -154,6 +155,8 @@ def train(
         recipe: How to learn, instead of the usual; its epochs count.
         checkpoint_file: Where it is written down how far training is.  An earlier training of
             the same lists and settings goes on from there, and ends with the same weights.
+        taught: Gives lists the labels that are learned instead of their own, such as
+            `distillation.softened`; the lists held out are judged by their own.
 
     Raises:
         ValueError: No list has a label, all are of one class, or time goes backwards.
@@ -164,7 +167,7 @@ def train(
         of = checkpoint.digest(usable, schema.encode(), size, seed, sorted(asdict(how).items()))
         saved = Checkpoint(checkpoint_file, of)
     with repeatable(seed), _writer(logs) as writer:
-        run = _Run(configure(schema, size), how, seed, logs, writer, saved, on_progress)
+        run = _Run(configure(schema, size), how, seed, logs, writer, saved, on_progress, taught)
         older, newer = split(usable)
         run.clock.total = how.epochs * (len(older) * bool(newer) + len(usable))
         best, figures, systems = how.epochs, dict[str, float](), dict[str, dict[str, float]]()
@@ -282,8 +285,9 @@ class _Run:
         writer: SummaryWriter | None,
         saved: Checkpoint | None,
         on_progress: Callable[[Progress], None] | None,
+        taught: Callable[[Sequence[Example]], Sequence[Example]] | None = None,
     ) -> None:
-        self.config, self.how, self.seed = config, how, seed
+        self.config, self.how, self.seed, self.taught = config, how, seed, taught
         self.logs, self.writer, self.saved = logs, writer, saved
         self.on_progress, self.clock = on_progress, _Clock(on_progress)
         self.state = (saved.load() if saved else None) or {}
@@ -320,7 +324,8 @@ class _Run:
     def _course(self, stage: str, examples: Sequence[Example]) -> Course:
         begun = f"{stage}.steps" in self.state
         start = {} if begun or not self.how.pretrain else self._pretrained(stage, examples)
-        course = Course(self.config, examples, self.how, self.seed, start)
+        learned = examples if self.taught is None else self.taught(examples)
+        course = Course(self.config, learned, self.how, self.seed, start)
         if begun:
             parts = self.state.items()
             course.resume({n.removeprefix(f"{stage}."): v for n, v in parts})
