@@ -20,7 +20,7 @@ from streamrank import deployment, operators, steps, steps_features
 from streamrank.edges.kafka import Incoming, Outgoing
 from streamrank.edges.store import FeatureStore, Row
 from streamrank.events import Item
-from streamrank.features.aggregate import Entity, Impact, Popular
+from streamrank.features.aggregate import Entity, Follow, Impact, Popular
 from streamrank.operators import Clock
 from streamrank.steps import Decoder, Plan
 from streamrank.steps_features import Skipped
@@ -50,7 +50,11 @@ def build(
     by_user = op.key_on("by_user", people, lambda read: read.event.key)
     user_step = partial(steps_features.count_user, plan)
     users = op.key_rm("users", operators.keep("count_users", by_user, Entity, user_step, ttl, now))
-    impacts = operators.only("impacts", users, Impact)
+    impacts = op.merge(
+        "touched",
+        operators.only("impacts", users, Impact),
+        operators.only("follows", users, Follow),
+    )
     skipped = operators.only("skipped", users, Skipped)
 
     items = op.filter_map("items", decoded.oks, lambda read: steps_features.item_event(read.event))

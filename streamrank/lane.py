@@ -16,7 +16,7 @@ from streamrank import steps, steps_features, steps_ranking
 from streamrank.edges.kafka import Incoming
 from streamrank.edges.store import FeatureStore, Row
 from streamrank.events import DeadLetter, Ranking, utc
-from streamrank.features.aggregate import Entity, Impact, Popular
+from streamrank.features.aggregate import Change, Entity, Popular
 from streamrank.features.state import UserState
 from streamrank.steps import Decoder, Plan, Read
 from streamrank.steps_features import Skipped
@@ -131,13 +131,13 @@ class Lane:
         if rows:
             self._store(rows)
 
-    def _count_user(self, read: Read) -> tuple[list[Impact], list[Row]]:
+    def _count_user(self, read: Read) -> tuple[list[Change], list[Row]]:
         event = read.event
         known = self._people.get(event.key, event.timestamp)
         entity, outcome = steps_features.count_user(self.plan, known, read)
         self._people.put(event.key, event.timestamp, entity)
         self.counts.update(one.verdict for one in outcome if isinstance(one, Skipped))
-        changes = [one for one in outcome if isinstance(one, Impact)]
+        changes = [one for one in outcome if isinstance(one, Change)]
         return changes, [one for one in outcome if isinstance(one, Row)]
 
     def _store(self, rows: list[Row]) -> None:

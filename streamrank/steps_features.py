@@ -64,12 +64,10 @@ def count_item(plan: Plan, item: Entity, change: Change | Item) -> tuple[Entity,
         if not news:
             return item, []
         item, row = _row(item, "item_fields", change.item, change.timestamp)
-    elif isinstance(change, Follow):
-        item = aggregate.followed(item, change, plan.schema)
-        item, row = _row(item, "item_next", change.item, change.at)
     else:
         item = aggregate.impact(item, change, plan.schema)
-        item, row = _row(item, "item_windows", change.item, change.at)
+        view: View = "item_next" if isinstance(change, Follow) else "item_windows"
+        item, row = _row(item, view, change.item, change.at)
     return item, [row]
 
 

@@ -25,10 +25,13 @@ from streamrank.features.schema import FieldKind, Schema
 
 log = logging.getLogger(__name__)
 
-View = Literal["item_windows", "user_windows", "item_fields", "user_fields", "popular"]
+View = Literal["item_windows", "user_windows", "item_next", "item_fields", "user_fields", "popular"]
 VIEWS: tuple[View, ...] = get_args(View)
+VECTORS: tuple[View, ...] = ("item_windows", "user_windows", "item_next")
+"""Views whose values are one vector; those of all others are fields by name."""
 Values = Array | Mapping[str, Value]
-"""A packed window (`features.windows.pack`) for `*_windows`, else fields by name."""
+"""A packed window (`features.windows.pack`) for `*_windows`, packed transitions
+(`features.transitions.pack`) for `item_next`, else fields by name."""
 
 
 class StoreError(StreamRankError):
@@ -158,7 +161,7 @@ def conform(row: Row, kinds: Kinds) -> Row:
     """Return a row as it is kept: the configured fields alone, each one of its kind.
 
     Raises:
-        ValueError: A window's row does not hold a vector.
+        ValueError: A row of such a view does not hold a vector.
 
     Examples:
         >>> row = Row("item_fields", "i1", 10**12, 0, {"price": True, "tags": "beach", "x": 1.0})
@@ -166,7 +169,7 @@ def conform(row: Row, kinds: Kinds) -> Row:
         >>> conform(row, kinds).values
         {'price': 1.0, 'tags': ('beach',)}
     """
-    if row.view in ("item_windows", "user_windows"):
+    if row.view in VECTORS:
         if not isinstance(row.values, np.ndarray):
             raise ValueError(f"{row.view} of {row.key!r} must be a vector, got {row.values!r}")
         return row

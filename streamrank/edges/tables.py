@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from streamrank.edges.store import Row, Values, View, kinds_of
+from streamrank.edges.store import VECTORS, Row, Values, View, kinds_of
 from streamrank.events import Value
 from streamrank.features.inputs import Array
 from streamrank.features.schema import FieldKind, Schema
@@ -25,6 +25,7 @@ Feast's SQLite store keeps whole seconds of local time; age and order must be ex
 ENTITIES: Mapping[View, str] = {
     "item_windows": "item",
     "user_windows": "user",
+    "item_next": "item",
     "item_fields": "item",
     "user_fields": "user",
     "popular": "catalogue",
@@ -46,7 +47,7 @@ class Table:
         view: Which view.
         entity: Name of the column with the key.
         columns: Type of each column of values.
-        fields: Column of each configured field; none for windows, which are one vector.
+        fields: Column of each configured field; none where the values are one vector.
     """
 
     view: View
@@ -57,10 +58,8 @@ class Table:
 
 def tables_of(schema: Schema) -> dict[View, Table]:
     """Return the table of each view; a view without a configured field has none."""
-    windowed: tuple[View, View] = ("item_windows", "user_windows")
     found = {
-        view: Table(view, ENTITIES[view], {"values": "numbers", STAMP: "stamp"})
-        for view in windowed
+        view: Table(view, ENTITIES[view], {"values": "numbers", STAMP: "stamp"}) for view in VECTORS
     }
     for view, kinds in kinds_of(schema).items():
         if kinds:

@@ -37,6 +37,7 @@ _ENTITIES = {
 _VIEWS: Mapping[View, str] = {
     "item_windows": "What happened to an item, over several horizons.",
     "user_windows": "What a user did, over several horizons.",
+    "item_next": "What people touched after an item, over the longest horizon.",
     "item_fields": "What the catalogue says of an item.",
     "user_fields": "What is known of a user.",
     "popular": "The items with the most recent interactions, best first.",
@@ -99,8 +100,12 @@ def _log(table: Table, path: Path) -> FileSource:
 
 def _fields(table: Table, schema: Schema) -> list[Field]:
     places = windows.names(schema.channels, schema.horizons)
+    text = "Milliseconds, counts, and counts decayed as of `at`; the tags name each place."
+    if table.view == "item_next":
+        places = ["at", "total"]
+        text = "Milliseconds, weight of all; hashes of items, then as many weights as of `at`."
     described: Mapping[str, str] = {
-        "values": "Milliseconds, counts, and counts decayed as of `at`; the tags name each place.",
+        "values": text,
         STAMP: "Event time of these values, epoch microseconds: void when older than the TTL.",
     }
     tags = {"values": {f"{place:03d}": name for place, name in enumerate(places)}}

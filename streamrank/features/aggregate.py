@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from streamrank.events import Interaction, Item, Ranking, Shown, User, Value
-from streamrank.features import windows
+from streamrank.features import transitions, windows
 from streamrank.features.ledger import Ledger, Verdict, admit
 from streamrank.features.schema import FieldKind, Schema
+from streamrank.features.transitions import Transitions
 from streamrank.features.windows import Array, Window
 
 
@@ -27,6 +28,18 @@ class Impact(NamedTuple):
     at: int
 
 
+class Follow(NamedTuple):
+    """What a deed means for the item that was touched before: what came next."""
+
+    item: str
+    next: str
+    weight: float
+    at: int
+
+
+Change = Impact | Follow
+
+
 @dataclass(frozen=True, slots=True)
 class Entity:
     """What is known of one user or item."""
@@ -36,11 +49,14 @@ class Entity:
     fields_at: dict[str, int] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     stamps: dict[str, int] = field(default_factory=dict)  # µs of the last row, by view
+    touched: tuple[str, ...] = ()  # a user's last items, all different, the newest first
+    session: str | None = None  # in which visit
+    following: Transitions = field(default_factory=Transitions)  # what came after an item
 
 
 def deed(
     entity: Entity, event: Interaction | Shown | Ranking, schema: Schema, lateness: int
-) -> tuple[Entity, Verdict, list[Impact]]:
+) -> tuple[Entity, Verdict, list[Change]]:
     """Count an event of a user.
 
     Args:
@@ -58,16 +74,41 @@ def deed(
     at = event.timestamp
     if isinstance(event, Interaction):
         channel = schema.channel(event.type)
-        impacts = [Impact(event.item, channel, at)] if event.item else []
+        changes: list[Change] = [Impact(event.item, channel, at)] if event.item else []
+        changes += follows(entity, event)
+        entity = _touched(entity, event)
     else:
         channel = len(schema.channels) - 1
-        impacts = [Impact(placed.id, channel, at) for placed in event.items]
+        changes = [Impact(placed.id, channel, at) for placed in event.items]
     counted = _counted(entity.window, channel, at, schema)
-    return replace(entity, ledger=ledger, window=counted), verdict, impacts
+    return replace(entity, ledger=ledger, window=counted), verdict, changes
 
 
-def impact(entity: Entity, change: Impact, schema: Schema) -> Entity:
+def follows(entity: Entity, event: Interaction) -> list[Follow]:
+    """Say after which items of this visit the user touched another one.
+
+    The last one weighs 1, the one before it a half; the same item again follows nothing.
+    """
+    if event.item is None or event.session != entity.session or event.item in entity.touched[:1]:
+        return []
+    before = [item for item in entity.touched if item != event.item]
+    return [Follow(item, event.item, 1 / n, event.timestamp) for n, item in enumerate(before, 1)]
+
+
+def _touched(entity: Entity, event: Interaction) -> Entity:
+    known = entity.touched if event.session == entity.session else ()
+    if event.item is not None:
+        known = (event.item, *(item for item in known if item != event.item))
+    return replace(entity, touched=known[: transitions.FOLLOWED], session=event.session)
+
+
+def impact(entity: Entity, change: Change, schema: Schema) -> Entity:
     """Count what a deed means for this item; it was judged at the user."""
+    if isinstance(change, Follow):
+        # Over the longest horizon: pairs are rare.
+        known, half_life = entity.following, schema.horizons[-1]
+        known = transitions.follow(known, change.next, change.weight, change.at, half_life)
+        return replace(entity, following=known)
     window = _counted(entity.window, change.channel, change.at, schema)
     return replace(entity, window=window)
 

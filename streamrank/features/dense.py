@@ -286,6 +286,30 @@ def _seen(view: View) -> list[Array]:
     ]
 
 
+# --- what people touch next --------------------------------------------------------------------
+
+
+def _next_features(schema: Schema) -> list[Feature]:
+    return [
+        Feature("next.last", "share of what people touch after the item touched last, log scale"),
+        Feature(
+            "next.recent",
+            "the same, most of the last few touched items, the last counting most, log scale",
+        ),
+        Feature("next.rank", "share of the list with more of `next.recent`"),
+    ]
+
+
+def _next(view: View) -> list[Array]:
+    found = view.followers  # (touched, C)
+    if not found.any():
+        return [np.zeros(view.size)] * 2 + [np.ones(view.size)]
+    nearness = _nearness(np.arange(len(found), dtype=np.float64))
+    near = (found * nearness[:, None]).max(0)
+    rank = np.where(near > 0, ranks(near) / view.size, 1.0)
+    return [np.log1p(100 * found[0]), np.log1p(100 * near), rank]
+
+
 # --- windows of the items ---------------------------------------------------------------------
 
 PRIOR = 10.0
@@ -419,6 +443,7 @@ GROUPS = (
     Group("touch", _touch_features, _touches),
     Group("offset", _offset_features, _offsets),
     Group("seen", _seen_features, _seen),
+    Group("next", _next_features, _next),
     Group("window", _window_features, _windows),
 )
 CONTEXT_GROUPS = (Group("session", _session_features, _session),)

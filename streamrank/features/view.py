@@ -13,13 +13,17 @@ from typing import Any, Literal
 import numpy as np
 
 from streamrank.events import Candidate, Value
-from streamrank.features import state, windows
+from streamrank.features import state, transitions, windows
 from streamrank.features.schema import Schema
 from streamrank.features.state import UserState
 
 Array = np.ndarray[Any, Any]
 LOOKED = 600_000
 """Milliseconds: whoever does nothing for longer has looked away."""
+RECENT = 5
+"""Items touched last whose followers are looked at."""
+FOLLOWERS_PRIOR = 2.0
+"""Visits of nothing in particular that a share of followers starts from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class Rows:
     user_fields: Mapping[str, Value] = field(default_factory=dict)
     item_windows: Sequence[Array | None] = ()
     item_fields: Sequence[Mapping[str, Value]] = ()
+    next_items: Mapping[str, Array] = field(default_factory=dict)  # by an item that was touched
 
 
 @dataclass(slots=True)
@@ -191,6 +196,21 @@ class View:
         return np.array([vector is None for vector in known], bool)
 
     @cached_property
+    def followers(self) -> Array:
+        """Which share of what people touch after it each candidate is, (touched, C).
+
+        Of the items that this user touched, the last first, as many as `recent` names.
+        """
+        known = self.rows.next_items
+        found = [
+            transitions.shares(known[item], self.ids, FOLLOWERS_PRIOR)
+            if item in known
+            else np.zeros(self.size)
+            for item in recent(self.query.state)
+        ]
+        return np.array(found, np.float64).reshape(len(found), self.size)
+
+    @cached_property
     def user_counts(self) -> Array:
         """The user's counts over the longest horizon, at the query's time, (channels,)."""
         channels, horizons = len(self.schema.channels), np.asarray(self.schema.horizons)
@@ -225,6 +245,12 @@ class View:
             if number.name == name
         ]
         return np.array(found, np.float64).reshape(len(found), 3)
+
+
+def recent(user: UserState) -> list[str]:
+    """Return the different items that a user touched last, the last first."""
+    touched = dict.fromkeys(step.item for step in reversed(user.steps) if step.item)
+    return list(touched)[:RECENT]
 
 
 def _number(value: Value) -> float:

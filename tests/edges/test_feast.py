@@ -156,7 +156,7 @@ def test_the_registry_says_what_the_settings_say(tmp_path: Path) -> None:
     open_store(tmp_path)
     feast = feast_of(tmp_path)
     views = {view.name: view for view in feast.list_feature_views()}
-    assert set(views) == {"item_windows", "user_windows", "item_fields", "popular"}
+    assert set(views) == {"item_windows", "user_windows", "item_next", "item_fields", "popular"}
     assert {field.name for field in views["item_fields"].features} == {
         "price",
         "tags",

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamrank.events import Candidate, Interaction, Value
-from streamrank.features import dense, inputs, windows
+from streamrank.features import dense, inputs, transitions, windows
 from streamrank.features.dense import ranks
 from streamrank.features.inputs import Query, Rows
 from streamrank.features.schema import Schema, hashed
@@ -242,3 +242,23 @@ def test_a_feature_group_computes_as_many_columns_as_it_names() -> None:
     view = View(SCHEMA, query(["a", "b"]), Rows())
     for group in dense.GROUPS:
         assert len(group.compute(view)) == len(group.features(SCHEMA)), group.name
+
+
+def test_what_people_touch_next_is_told_of_the_items_touched_last() -> None:
+    """By hand: b came once after a and c twice after x; of weights 1 and 2, and a prior of 2."""
+    after_a = transitions.follow(transitions.Transitions(), "b", 1.0, NOW, 3600.0)
+    after_x = transitions.follow(transitions.Transitions(), "c", 2.0, NOW, 3600.0)
+    user = UserState((step("view", "x", 60), step("view", "a", 30)))
+    rows = Rows(
+        next_items={"a": transitions.pack(after_a), "x": transitions.pack(after_x)},
+    )
+    found = features(query(["a", "b", "c"], user), rows)
+    assert found["next.last"] == pytest.approx(np.log1p([0, 100 / 3, 0]))
+    assert found["next.recent"] == pytest.approx(np.log1p([0, 100 / 3, 100 * 0.5 / 2]))
+    assert found["next.rank"] == pytest.approx([1, 0, 1 / 3])
+
+
+def test_without_transitions_nothing_is_known_to_come_next() -> None:
+    found = features(query(["a", "b"], UserState((step("view", "a", 30),))))
+    assert found["next.last"].tolist() == found["next.recent"].tolist() == [0, 0]
+    assert found["next.rank"].tolist() == [1, 1]
