@@ -274,7 +274,8 @@ def standing_back(make: Callable[[], T]) -> T:
 
     def work() -> None:
         if sys.platform == "linux":
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+            me = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, me, os.getpriority(os.PRIO_PROCESS, me) + NICE)
         try:
             made.append(make())
         except BaseException as error:  # noqa: BLE001  # raised below, where it is waited for

@@ -134,7 +134,10 @@ def point(
     """
 
     def move(known: Standing | None, serving: str | None) -> tuple[str, dict[str, Bar]]:
-        if expected is not ANYTHING and serving != expected:
+        unsaid = known is None or known.version is None
+        # Where nobody has pointed yet, the newcomer itself is the newest that may serve.
+        ours = unsaid and serving == version
+        if expected is not ANYTHING and serving != expected and not ours:
             raise PointerMoved(
                 f"{name}: {expected} must serve for {version} to take over, got {serving}"
             )

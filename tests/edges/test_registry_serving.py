@@ -203,6 +203,15 @@ def test_who_expects_another_version_to_serve_came_late_and_changes_nothing(root
     assert len(registry.history(root, "ranker")) == 1
 
 
+def test_the_first_version_that_is_pointed_at_may_be_the_newest_already(root: Root) -> None:
+    first, second = a_line(root, 2)
+    assert current(root) == second  # as nobody has said otherwise
+    registry.point(root, "ranker", second, "learned from the first", NOW, expected=first)
+    third = publish(root, parent=second)
+    with pytest.raises(PointerMoved):
+        registry.point(root, "ranker", third, "learned from the first", NOW, expected=first)
+
+
 def test_of_writers_that_saw_the_same_version_serve_one_wins(root: Root) -> None:
     versions = a_line(root, 9)
 
