@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -19,7 +19,7 @@ from bytewax.run import cli_main
 
 from streamrank.edges import kafka, topics
 from streamrank.errors import StreamRankError
-from streamrank.settings import SETTINGS_VARIABLE, Secrets, StateSection, load
+from streamrank.settings import SETTINGS_VARIABLE, Secrets, Settings, StateSection, load
 
 log = logging.getLogger(__name__)
 FlowName = Literal["features", "rank", "learn"]
@@ -42,10 +42,8 @@ def run(flow: FlowName, path: Path | None) -> None:
     os.environ["RUST_BACKTRACE"] = "0"  # an error of ours passes through Bytewax as a panic
     known = load()
     topics.reach(known, Secrets())
-    if flow == "learn":
-        os.nice(known.learn.nice)  # serving comes first
     module = importlib.import_module(f"flows.{flow}")
-    with _orderly_stop():
+    with _orderly_stop(), _as_the_only_learner(known) if flow == "learn" else nullcontext():
         dataflow = module.main()
         recovery = _recovery(known.state, flow)
         log.info("%s runs on %s", flow, known.kafka.bootstrap_servers)
@@ -54,6 +52,16 @@ def run(flow: FlowName, path: Path | None) -> None:
         except BytewaxRuntimeError as error:
             raise _cause(error) from error
     log.info("%s stopped", flow)
+
+
+@contextmanager
+def _as_the_only_learner(known: Settings) -> Iterator[None]:
+    """Stand back, for serving comes first; and refuse to be a second learner of the model."""
+    from streamrank.edges import registry
+
+    os.nice(known.learn.nice)
+    with registry.learner_lock(known.registry.path, known.model.name):
+        yield
 
 
 def _cause(error: BaseException) -> BaseException:

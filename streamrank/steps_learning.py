@@ -102,8 +102,9 @@ def example_record(example: Example) -> tuple[str, Outgoing]:
     """Return the record of an example, keyed by its list.
 
     Its id is the list with the number of its labels, not with the revision: when a crash has the
-    work done again, what went out as two examples may go out as one, with the labels of both,
-    and must not be taken for the first of them.
+    work done again, what went out as two examples may go out as one, with the labels of both, or
+    the other way round, and neither must be taken for the other.  Labels only ever join, so of
+    a list's examples the one with the most labels holds.
     """
     name = f"{example.id}#{int(example.labels.sum())}"
     return example.id, Outgoing(example.id, example.encode(), name)
