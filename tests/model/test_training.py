@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from streamrank.features.schema import Schema
 from streamrank.features.state import Step, UserState
@@ -16,6 +17,7 @@ from tests.lists import NOW, example, query
 SCHEMA = Schema(interactions=("view", "click"), label="click", item={"colour": "category"})
 ITEMS = [f"i{n}" for n in range(10)]
 QUICK = Recipe(epochs=2)
+FIGURES = ("loss", "rate", "gradient")
 
 
 def sequences(count: int, seed: int = 0) -> list[Example]:
@@ -179,6 +181,28 @@ def test_progress_is_told_with_rate_and_time_left(tmp_path: Path) -> None:
     assert told[-1].left == 0
     assert all(one.rate > 0 for one in told)
     assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+def test_the_encoder_may_start_from_what_people_did() -> None:
+    lists, how = sequences(80), Recipe(epochs=1)
+    alone = train(lists, SCHEMA, recipe=how)
+    told: list[Progress] = []
+    after = train(
+        lists, SCHEMA, recipe=dataclasses.replace(how, pretrain=True), on_progress=told.append
+    )
+    assert {one.stage for one in told} == {"pre-training", "choosing", "fine-tuning"}
+    weights = [one.ranker.encoder.now for one in (alone, after)]
+    assert not torch.equal(*weights)
+
+
+def test_the_logs_hold_losses_rates_quality_by_epoch_and_scores(tmp_path: Path) -> None:
+    train(sequences(60), SCHEMA, recipe=QUICK, logs=tmp_path)
+    held = EventAccumulator(str(tmp_path)).Reload()
+    scalars = set(held.Tags()["scalars"])
+    steps = {f"{stage}/{name}" for stage in ("choosing", "fine-tuning") for name in FIGURES}
+    assert steps | {"validation/ndcg@10", "validation/log_loss"} <= scalars
+    assert len(held.Scalars("validation/ndcg@10")) == QUICK.epochs
+    assert held.Tags()["histograms"] == ["validation/scores/click", "fine-tuning/scores/click"]
 
 
 def test_a_list_without_feedback_is_learned_from_and_one_without_candidates_is_not() -> None:
