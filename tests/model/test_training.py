@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 
 from streamrank.features.schema import Schema
 from streamrank.features.state import Step, UserState
@@ -197,7 +197,7 @@ def test_the_encoder_may_start_from_what_people_did() -> None:
 
 def test_the_logs_hold_losses_rates_quality_by_epoch_and_scores(tmp_path: Path) -> None:
     train(sequences(60), SCHEMA, recipe=QUICK, logs=tmp_path)
-    held = EventAccumulator(str(tmp_path)).Reload()
+    held = event_accumulator.EventAccumulator(str(tmp_path)).Reload()
     scalars = set(held.Tags()["scalars"])
     steps = {f"{stage}/{name}" for stage in ("choosing", "fine-tuning") for name in FIGURES}
     assert steps | {"validation/ndcg@10", "validation/log_loss"} <= scalars
