@@ -200,7 +200,7 @@ def test_the_registry_is_whole_whenever_it_is_read(tmp_path: Path) -> None:
         objects = define(known(tmp_path), Path()).objects()
         busy = pool.submit(lambda: [feast.apply(objects) for _ in range(20)])
         while not busy.done():
-            assert len(feast_of(tmp_path).list_feature_views()) == 4
+            assert len(feast_of(tmp_path).list_feature_views()) == 5
         busy.result()
 
 
