@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -323,8 +324,8 @@ def fed_like(shape: Shape, lists: int, steps: int, items: int = 0) -> dict[str, 
     return fed
 
 
-def session_of(graph: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
-    """Return a session that keeps one copy of the catalogue."""
+def session_of(graph: bytes | Path, threads: int = 1) -> onnxruntime.InferenceSession:
+    """Return a session; one of a file keeps one copy of the catalogue, else the bytes stay too."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 )
 
 from streamrank.features.inputs import Array
+from streamrank.model import sequence_training as training
 from streamrank.model.leave_one_out import ranks
 from streamrank.model.sequence_training import Progress, Recipe, batches, learn, lesson
 from streamrank.model.sequences import SequenceModel, Shape
@@ -106,6 +107,25 @@ def test_it_ends_when_held_out_items_are_found_no_better() -> None:
     best = max(one["ndcg@10"] for one in learned.curve)
     assert learned.metrics["ndcg@10"] == best
     assert len(learned.curve) == min(60, learned.epochs + 3)
+
+
+def test_the_rate_falls_to_nothing_where_it_is_to_settle() -> None:
+    """Over the last half of four epochs it goes down to the last batch's share; else it stays."""
+    for settle, lowest in ((0.5, 0.5), (0.0, 1.0)):
+        recipe = Recipe(epochs=4, positions=10, settle=settle)
+        course = training._Course(rounds(60), SMALL, recipe, 0, None, None)
+        rates = []
+        for epoch in range(1, 5):
+            course._epoch(epoch, 0.0)
+            rates.append(course.optimizer.param_groups[0]["lr"] / recipe.rate)
+        assert rates[1] == 1.0
+        assert rates[2] == pytest.approx(lowest, abs=0.05)
+        assert rates[3] == pytest.approx(0.0 if settle else 1.0, abs=0.05)
+
+
+def test_learning_ends_when_its_time_is_over() -> None:
+    learned = learn(rounds(40), SMALL, recipe=Recipe(epochs=50, seconds=0.0))
+    assert len(learned.curve) == 1
 
 
 def test_the_weights_are_those_of_the_best_epoch() -> None:
