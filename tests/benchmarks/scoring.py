@@ -1,12 +1,19 @@
-"""How fast lists are scored, beside the bare ONNX Runtime session on the same inputs.
+"""How fast lists are scored: each size and format, the scorer, and what formats cost in quality.
 
-    python tests/benchmarks/scoring.py --report scoring.json [--size small] [--threads 1]
+    python tests/benchmarks/scoring.py --report scoring.json [--events EVENTS] [--size small]
 
-The model is the Ranker with weights as they begin: what it costs does not depend on what it
-knows.  Lists have 100 candidates and 50 steps of history.  `session` runs what is already
-stacked, with ONNX Runtime's own settings but the threads; `scorer` starts from the single lists,
-as the flow does: it stacks, runs, checks and cuts.  `mixed` are lists of 2 to 300 candidates,
-`padded` the same in one run, each as long as the longest.
+Lists have 100 candidates and 50 steps of history.
+
+`formats` times sessions on what is already stacked, in turn, on one core without spinning, in
+batches of 1 and 32; figures are milliseconds a list.  The models have weights as they begin: what
+they cost does not depend on what they know.  fp16 is for a GPU, and not run where there is none.
+
+`scorer` compares ONNX Runtime's session as it comes with the scorer, which starts from the single
+lists, as the flow does: it stacks, runs, checks and cuts.  `mixed` are lists of 2 to 300
+candidates, `padded` the same in one run, each as long as the longest.
+
+`quality` trains a small model on the first part of a log, and ranks the rest of it with every
+format: EVENTS, or else simulated shoppers.  Intervals are of the difference to float32.
 """
 
 from __future__ import annotations
@@ -16,22 +23,31 @@ import json
 import os
 import platform
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
+from rich.console import Console
 
-from streamrank.edges.onnxruntime import OnnxScorer
+from streamrank import reading, replay
+from streamrank.edges.onnxruntime import OnnxScorer, ProviderMissing
 from streamrank.features import inputs
 from streamrank.features.inputs import Inputs
 from streamrank.features.schema import Schema
-from streamrank.model import export
-from streamrank.model.ranker import Configuration, Ranker, configure, fit_bins
+from streamrank.learning.examples import Example
+from streamrank.model import compression, export, training
+from streamrank.model.ranker import SIZES, Configuration, Ranker, Size, configure, fit_bins
+from streamrank.simulate import World
+from streamrank.steps_ranking import Scorer
+from tests.benchmarks.lists import Run
 
-CANDIDATES, STEPS, SECONDS = 100, 50, 4.0
+CANDIDATES, STEPS, SECONDS, LISTS = 100, 50, 4.0, 4_000
 SCHEMA = Schema(item={"price": "number", "title": "text", "tags": "text_list"})
 
 
@@ -65,6 +81,7 @@ def latency(calls: Sequence[Callable[[], object]], lists: int) -> list[dict[str,
 def _figures(times: list[float], lists: int) -> dict[str, float]:
     cuts = statistics.quantiles(times, n=100)
     return {
+        "least_ms": round(min(times), 3),
         "p50_ms": round(cuts[49], 3),
         "p90_ms": round(cuts[89], 3),
         "p99_ms": round(cuts[98], 3),
@@ -98,25 +115,118 @@ def compare(graph: bytes, config: Configuration, threads: int) -> dict[str, dict
     return found
 
 
+def formats(graph: bytes, batches: Sequence[Inputs]) -> dict[str, bytes]:
+    """Return a graph in every format for a CPU."""
+    return {
+        "fp32": graph,
+        "int8_bins": compression.int8_bins(graph),
+        "int8_dynamic": compression.int8_dynamic(graph),
+        "int8_static": compression.int8_static(graph, batches),
+    }
+
+
+def sizes(names: Sequence[Size], threads: int) -> dict[str, Any]:
+    """Time every size in every format."""
+    found: dict[str, Any] = {}
+    for size in names:
+        config = configure(SCHEMA, size)
+        graph = export.to_onnx(untrained(config).eval())
+        graphs = formats(graph, [export.random_inputs(config, 1, STEPS, CANDIDATES)])
+        scorers = {
+            name: OnnxScorer(one, version=name, provider="cpu", threads=threads)
+            for name, one in graphs.items()
+        }
+        gpu = _on_gpu(graph)
+        found[size] = {name: {} for name in scorers} | {"fp16": "not run" if gpu is None else {}}
+        scorers |= {} if gpu is None else {"fp16": gpu}
+        for lists in (1, 32):
+            feed = inputs.stack([a_list(config, CANDIDATES)] * lists)
+            calls = [lambda s=s, f=feed: s.run(f) for s in scorers.values()]
+            for name, row in zip(scorers, latency(calls, lists), strict=True):
+                each = {key: round(row[key] / lists, 4) for key in ("least_ms", "p50_ms", "p90_ms")}
+                found[size][name][f"batch {lists}"] = each
+    return found
+
+
+def _on_gpu(graph: bytes) -> OnnxScorer | None:
+    try:
+        return OnnxScorer(compression.fp16(graph), version="fp16", provider="cuda")
+    except ProviderMissing:
+        return None
+
+
+# --- quality ----------------------------------------------------------------------------------
+
+
+def simulated(folder: Path) -> Path:
+    """Write a log of simulated shoppers."""
+    log = folder / "events.jsonl"
+    history = World(seed=0).history(LISTS, until=1_700_000_000_000)
+    log.write_bytes(b"".join(event.encode() + b"\n" for event in history))
+    return log
+
+
+def quality(events: Path, console: Console) -> dict[str, Any]:
+    """Train on the first part of a log; say how every format ranks the rest."""
+    known = reading.settings_for(None, events, console)
+    graphs: dict[str, bytes] = {}
+
+    def train(examples: list[Example]) -> Scorer:
+        trained = training.train(examples, known.feature_schema(), epochs=known.model.epochs)
+        graph = export.to_onnx(trained.ranker.eval())
+        batches = [inputs.stack([one.inputs]) for one in examples[-200:]]
+        graphs.update(formats(graph, batches) | {"fp16": compression.fp16(graph)})
+        return OnnxScorer(graph, version="benchmark", provider="cpu")
+
+    with reading.records_of(events, "looking", console) as records:
+        found = replay.survey(records, known, datetime.now(UTC))
+    with reading.records_of(events, "replaying", console) as records:
+        parts = Run(known, found, 0.7, train, 1).run(records)
+    lists = [one for part in parts for one in part.lists]
+    compared = {
+        name: compression.compared(graphs["fp32"], graph, lists) for name, graph in graphs.items()
+    }
+    return {"lists": len(lists)} | {
+        name: {"apart": one.apart, "ndcg@10": one.ndcg._asdict(), "mrr": one.mrr._asdict()}
+        for name, one in compared.items()
+    }
+
+
+def show(found: Mapping[str, Any], console: Console) -> None:
+    """Print what was measured."""
+    for size, rows in found["formats"].items():
+        for name, row in rows.items():
+            console.print(f"{size:6} {name:13} {row}", highlight=False)
+    for name, row in found["scorer"].items():
+        console.print(f"scorer {name:18} {row}", highlight=False)
+    for name, row in found.get("quality", {}).items():
+        console.print(f"quality {name:13} {row}", highlight=False)
+
+
 def main() -> None:
-    """Measure, print a table, and write it as JSON."""
+    """Measure, print, and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--report", type=Path, help="where the figures go, as JSON")
-    parser.add_argument("--size", choices=["small", "base", "large"], default="small")
+    parser.add_argument("--size", choices=list(SIZES), action="append", help="else all of them")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--events", type=Path, help="log for the quality; else it is simulated")
+    parser.add_argument("--no-quality", action="store_true", help="measure speed alone")
     asked = parser.parse_args()
     torch.manual_seed(0)
-    config = configure(SCHEMA, asked.size)
-    graph = export.to_onnx(untrained(config).eval())
-    found = compare(graph, config, asked.threads)
-    print(f"{asked.size}, {CANDIDATES} candidates, {STEPS} steps, {asked.threads} thread(s)")
-    print(f"{'':20}" + "".join(f"{name:>18}" for name in next(iter(found.values()))))
-    for name, row in found.items():
-        print(f"{name:20}" + "".join(f"{value:18,.3f}" for value in row.values()))
+    console = Console()
+    config = configure(SCHEMA, (asked.size or ["small"])[0])
+    found: dict[str, Any] = {
+        "threads": asked.threads,
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
+        "formats": sizes(asked.size or list(SIZES), asked.threads),
+        "scorer": compare(export.to_onnx(untrained(config).eval()), config, asked.threads),
+    }
+    if not asked.no_quality:
+        with tempfile.TemporaryDirectory() as folder:
+            found["quality"] = quality(asked.events or simulated(Path(folder)), console)
+    show(found, console)
     if asked.report:
-        machine = {"processor": platform.machine(), "cores": os.cpu_count()}
-        about = {"size": asked.size, "threads": asked.threads, "machine": machine}
-        asked.report.write_text(json.dumps(about | {"scoring": found}, indent=2) + "\n")
+        asked.report.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":
