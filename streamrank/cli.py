@@ -126,7 +126,13 @@ def replay(
     from streamrank import commands
 
     found = commands.replay(
-        events, settings_file, registry, learn_until, rankings=rankings, console=people
+        events,
+        settings_file,
+        registry,
+        learn_until,
+        freeze=freeze,
+        rankings=rankings,
+        console=people,
     )
     write_report(report, found)
 

@@ -46,6 +46,7 @@ def replay(
     registry: Path | str | None,
     learn_until: float,
     *,
+    freeze: bool,
     rankings: Path | None,
     console: Console,
 ) -> dict[str, Any]:
@@ -76,10 +77,13 @@ def replay(
             learn_until,
             replaying.lane_of(known, scorer, now),
             train=versions.trainer(known, published, console) if learns else None,
+            begin=versions.beginner(known) if learns and not freeze else None,
+            load=lambda version: deployment.loader_of(known)(version).scorer,
             on_ranking=out,
         )
         with reading.records_of(events, "replaying", console) as records:
             run.run(records)
+    published += versions.judged(run.news)
     report = run.report() | {"models": published, "seconds": round(time.monotonic() - started, 1)}
     show_systems(report["systems"], report["lists"]["measured"], console)
     return report

@@ -13,7 +13,7 @@ from bytewax.dataflow import Dataflow
 
 from streamrank import events, settings, steps_learning, swap
 from streamrank.edges import kafka, onnxruntime, registry
-from streamrank.edges.announcements import Listener
+from streamrank.edges.announcements import Announcer, Listener
 from streamrank.edges.cache import CachedStore
 from streamrank.edges.registry import Verified
 from streamrank.features import inputs
@@ -161,10 +161,13 @@ def join_rules(known: Settings) -> join.Rules:
 
 def learn_flow(build: Callable[..., Dataflow]) -> Dataflow:
     """Build the learn flow on the configured broker and registry."""
+    from streamrank import study  # and with it torch, which the other flows do without
+
     known, secrets = settings.load(), Secrets()
     connection = kafka.connection(known.kafka, secrets)
     topics = ("events", "requests", "served")
     plan, learn = plan_of(known), known.learn
+    announcer = Announcer(connection, known.topic("models"))
     again = partial(
         registry.load, known.registry.path, known.model.name, features=plan.features, provider="cpu"
     )
@@ -174,7 +177,7 @@ def learn_flow(build: Callable[..., Dataflow]) -> Dataflow:
         kafka.KafkaSink(connection, known.topic("dead-letters")),
         steps_learning.Report(),
         rules=join_rules(known),
-        learner=lambda token, parity: steps_learning.Onlooker(),
+        learner=study.opener(known, announcer),
         watch=Watch(plan, learn.parity_share, ttl=_milliseconds(known.session.ttl)),
         again=Again(again),
         decoders=decoders_of(known, *topics),

@@ -1,42 +1,61 @@
-"""What becomes of examples: measured, judged by, and only then learned from.
+"""Predict, then learn, then prove it: what the learn flow's last step and `replay` both drive.
 
-    examples ── progressive quality of what served them ── wait ── the newest judge the challenger
-                                                                   │ passed: published, serves
-                                                                   │ else: kept as rejected
-                                                                   ▼
-                                                          then they are learned from
+Every list counts first for the version that served it.  The learner learns from new lists in
+small updates, and goes on; now and then its weights are set aside as a challenger, which learns
+no more.  The lists that come after are ones that neither it nor the champion has learned from:
+when there are enough of them, the gate says whether the challenger may serve.
 
-So neither champion nor challenger has learned from the lists that judge it.  A version that does
-worse than its parent did, and worse than its parent does on the very same lists, is rolled back,
-and the learner goes on from what serves then.  No I/O of its own: registry and graphs come in.
+    lists ─▶ progressive ─▶ waiting ─▶ update ─▶ challenger ─▶ held lists ─▶ gate ─▶ publish
+
+After that the new version is watched: where the lists that it serves do surely worse than its
+parent's did, it is barred and the parent serves again.  Whoever else chooses a version, by hand
+or otherwise, is followed: learning goes on from that one.
 """
 
 from __future__ import annotations
 
+import copy
+import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import numpy as np
 
+from streamrank.errors import StreamRankError
 from streamrank.evaluation import metrics
 from streamrank.evaluation.progressive import FIGURES, Progressive
-from streamrank.features.inputs import Array
+from streamrank.features.inputs import Array, Inputs
 from streamrank.learning import gate
 from streamrank.learning.examples import Example, decode_example
-from streamrank.learning.gate import Evidence, Rules, Verdict
-from streamrank.model.export import Exported, ExportFailed
+from streamrank.learning.gate import Evidence, Verdict
+from streamrank.model import training
+from streamrank.model.export import Exported
 from streamrank.model.learner import Learner, Updated
-from streamrank.steps_ranking import Scorer
+from streamrank.model.ranker import Ranker
 
-DEVIATIONS = 3.0
-"""Standard errors below its parent's quality from which on a version may be rolled back."""
+log = logging.getLogger(__name__)
+
+HELD = 8
+"""Times the gate's lists that are held for a challenger at most: the newest."""
+PATIENCE = 5
+"""Challengers refused one after the other until the learner goes on from the champion again."""
+SURE = 3.3
+"""Standard errors by which a new version must fall behind its parent to be rolled back: it is
+looked at many times, so that chance alone has many chances."""
 
 
-class Named(Protocol):
-    """What was published."""
+class Scores(Protocol):
+    """A version's graph."""
+
+    def score(self, batch: Sequence[Inputs]) -> list[Array]:
+        """Return scores of shape (C, heads) for each list."""
+
+
+class Version(Protocol):
+    """What the registry says of a version."""
 
     @property
     def version(self) -> str:
@@ -44,7 +63,10 @@ class Named(Protocol):
 
 
 class Publisher(Protocol):
-    """The learner's hand on the registry: `streamrank.publishing.Publishing`."""
+    """The hand on the registry: `streamrank.publishing.Publishing`."""
+
+    def current(self) -> str | None:
+        """Return the version that serves."""
 
     def publish(
         self,
@@ -56,195 +78,295 @@ class Publisher(Protocol):
         gate: Mapping[str, Any] | None = None,
         lists_seen: int = 0,
         rejected: str | None = None,
-    ) -> Named:
+    ) -> Version:
         """Let a version appear; it does not serve yet."""
 
     def announce(
         self, version: str, reason: str, now: datetime, *, expected: str | None = None
     ) -> None:
-        """Let it serve."""
+        """Let a version serve."""
 
     def roll_back(self, reason: str, now: datetime) -> str | None:
-        """Bar the version that serves; return the one that serves then."""
+        """Bar what serves, and return what serves then."""
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A version as the registry has it."""
-
-    version: str
-    parent: str | None
-    weights: Mapping[str, Array]
-    scorer: Scorer
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A challenger that serves now."""
-
-    version: str
-    parent: str
-    verdict: Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A challenger that does not, or lists that nobody believes."""
-
-    parent: str
-    verdict: Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class RolledBack:
-    """A version that served and does not any more."""
-
-    version: str
-    to: str | None
-    reason: str
-
-
-Outcome = Updated | Published | Rejected | RolledBack
-
-
-@dataclass
-class Lessons:
-    """Predict, then judge, then learn.
+class Outside:
+    """What lessons need of the world.
 
     Attributes:
-        learner: What learns.
-        champion: What serves.
-        publisher: The hand on the registry.
-        opened: Opens a version of the registry.
-        scorer: Makes a scorer of a graph, as it would serve.
-        rules: The gate's.
-        batch: Lists that make an update.
-        every: How long a list waits for an update that has fewer; the gate's fewest it has.
-        clock: Seconds, to time graphs by.
+        publisher: The registry.
+        load: A version's graph, by its name.
+        weights: A version's weights, by its name.
+        build: A graph from its bytes.
+        stopped: Why nothing may be published, `None` where it may.
     """
 
-    learner: Learner
-    champion: Opened
     publisher: Publisher
-    opened: Callable[[str], Opened]
-    scorer: Callable[[bytes], Scorer]
-    rules: Rules = field(default_factory=Rules)
+    load: Callable[[str], Scores]
+    weights: Callable[[str], Mapping[str, Array]]
+    build: Callable[[bytes], Scores]
+    stopped: Callable[[], str | None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """When an update is made, and what may serve.
+
+    Attributes:
+        batch: New lists that make an update.
+        every: How long a new list waits for an update of fewer; `None` for as long as it takes.
+        gate: What a challenger must be.
+    """
+
     batch: int = 64
-    every: timedelta = timedelta(seconds=2)
-    clock: Callable[[], float] = time.perf_counter
-    progressive: Progressive = field(default_factory=Progressive)
-    waiting: list[Example] = field(default_factory=list)
-    since: datetime | None = None
-    learned: bool = False
-    served: list[Example] = field(default_factory=list)
+    every: timedelta | None = timedelta(seconds=2)
+    gate: gate.Rules = field(default_factory=gate.Rules)
 
-    def take(self, examples: Iterable[Example], now: datetime) -> list[Outcome]:
-        """Take examples in, oldest first; say what came of them.
 
-        Args:
-            examples: What is new.
-            now: The time.
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A challenger that was published, or kept as rejected.
+
+    Attributes:
+        version: Its name.
+        parent: The champion that it was held against.
+        verdict: What the gate said.
+        lists_seen: Lists that it had learned from since the learner began.
+    """
+
+    version: str
+    parent: str
+    verdict: Verdict
+    lists_seen: int
+
+
+@dataclass(frozen=True, slots=True)
+class WentBack:
+    """The learner goes on from another version: `rolled_back` by itself, or chosen by others."""
+
+    version: str
+    reason: str
+    rolled_back: bool
+
+
+News = Updated | Judged | WentBack
+
+
+@dataclass(frozen=True, slots=True)
+class Challenger:
+    """Weights set aside: the graph to publish, and the Ranker that it must equal."""
+
+    exported: Exported
+    ranker: Ranker
+    lists: int
+
+
+class Lessons:
+    """What is learned, judged and published, list by list.
+
+    Args:
+        learner: Starts from the weights of `champion`.
+        champion: The version that serves.
+        outside: The registry, and what runs its versions.
+        rules: When to update, and what may serve.
+        progressive: How the versions have done so far.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        champion: str,
+        outside: Outside,
+        rules: Rules = Rules(),
+        progressive: Progressive | None = None,
+    ) -> None:
+        self.learner, self.champion, self.outside, self.rules = learner, champion, outside, rules
+        self.progressive = progressive or Progressive()
+        self.waiting: list[Example] = []
+        self.parent: str | None = None  # of the champion, where this learner published it
+        self._since: datetime | None = None
+        self._serves = outside.load(champion)
+        self._challenger: Challenger | None = None
+        self._held: dict[str, Example] = {}
+        self._refused = 0
+        self._live: list[Example] = []  # lists that the champion served
+
+    def take(self, examples: Sequence[Example], now: datetime) -> list[News]:
+        """Take examples in, the oldest first, or none where only time has passed.
+
+        Returns:
+            What came of it: updates, challengers judged, and versions gone back to.
         """
-        for one in examples:
-            if self.progressive.take(one) and one.model == self.champion.version:
-                self.served = [*self.served, one][-self.progressive.window :]
-            self.waiting.append(one)
-        if self.waiting and self.since is None:
-            self.since = now
-        back = self._regressed(now)
-        if not self._due(now):
-            return back
-        lists, self.waiting, self.since = self.waiting, [], None
-        verdict = self._challenge(lists, now) if self.learned else []
-        if any(isinstance(one, Rejected) and not one.verdict.credible for one in verdict):
-            return [*back, *verdict]
-        self.learned = True
-        return [*back, *verdict, self.learner.update(lists)]
+        news = self._follow()
+        for example in examples:
+            news += self._one(example, now)
+        if self.waiting and self._overdue(now):
+            news += self._update(now)
+        return news
 
-    def _due(self, now: datetime) -> bool:
-        if len(self.waiting) >= self.batch:
-            return True
-        enough = len(self.waiting) >= self.rules.lists
-        return enough and self.since is not None and now - self.since >= self.every
+    def due(self) -> datetime | None:
+        """Return when it wants to be asked though no example comes."""
+        if self._since is None or self.rules.every is None:
+            return None
+        return self._since + self.rules.every
 
-    def _challenge(self, lists: Sequence[Example], now: datetime) -> list[Outcome]:
-        """Hold the learner against what serves, on lists that it has not learned from."""
-        new = [one for one in lists if not one.revision]
-        parent = self.champion.version
+    def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Return all that it takes to go on, as arrays and as JSON; but no challenger."""
+        lists = [one.encode() for one in self.waiting]
+        arrays = {f"learner.{name}": array for name, array in self.learner.state().items()}
+        arrays["waiting"] = np.frombuffer(b"".join(lists), np.uint8)
+        arrays["ends"] = np.cumsum([len(one) for one in lists], dtype=np.int64)
+        return arrays, {
+            "champion": self.champion,
+            "parent": self.parent,
+            "progressive": self.progressive.state(),
+        }
+
+    def recall(self, arrays: Mapping[str, Array], words: Mapping[str, Any], now: datetime) -> None:
+        """Take up what waited, and how the versions did, where `state` returned them."""
+        ends = arrays["ends"].tolist()
+        content = arrays["waiting"].tobytes()
+        self.waiting = [
+            decode_example(content[first:last])
+            for first, last in zip([0, *ends], ends, strict=False)
+        ]
+        self._since = now if self.waiting else None
+        self.parent = words["parent"]
+        self.progressive = Progressive.resume(words["progressive"])
+
+    def _one(self, example: Example, now: datetime) -> list[News]:
+        if self.progressive.take(example) and example.model == self.champion:
+            self._live = [*self._live, example][-self.progressive.window :]
+        self.waiting.append(example)
+        self._since = self._since or now
+        news: list[News] = []
+        if self._challenger is not None:
+            self._hold(example)
+            if self._told() >= self.rules.gate.lists:
+                news += self._judge(self._challenger, now)
+        news += self._watch(now)
+        if len(self.waiting) >= self.rules.batch:
+            news += self._update(now)
+        return news
+
+    # --- learn --------------------------------------------------------------------------------
+
+    def _overdue(self, now: datetime) -> bool:
+        due = self.due()
+        return due is not None and now >= due
+
+    def _update(self, now: datetime) -> list[News]:
+        """Learn from what waits, and set a challenger aside where none is being judged."""
+        lists, self.waiting, self._since = self.waiting, [], None
+        updated = self.learner.update(lists)
+        if self._challenger is None:
+            ranker = copy.deepcopy(self.learner.mean)
+            self._challenger = Challenger(self.learner.exported(), ranker, self.learner.lists)
+            self._held = {}
+        return [updated]
+
+    # --- prove --------------------------------------------------------------------------------
+
+    def _hold(self, example: Example) -> None:
+        """Hold a list for the gate; a correction replaces the labels of one that is held."""
+        known = self._held.get(example.id)
+        if known is not None:
+            self._held[example.id] = replace(known, labels=example.labels)
+        elif not example.revision:
+            self._held[example.id] = example
+            if len(self._held) > HELD * max(1, self.rules.gate.lists):
+                del self._held[next(iter(self._held))]
+
+    def _told(self) -> int:
+        labels = (one.labels[:, 0] for one in self._held.values())
+        return sum(bool(own.any() and not own.all()) for own in labels)
+
+    def _judge(self, challenger: Challenger, now: datetime) -> list[News]:
+        lists = list(self._held.values())
+        self._challenger, self._held = None, {}
+        verdict = self._verdict(challenger, lists)
+        if not verdict.passed and not _finite(challenger.exported.weights):
+            return [self._go_back(self.champion, verdict.reason, rolled_back=False)]
+        figures = {"passed": verdict.passed, "reason": verdict.reason, **verdict.figures}
+        parent = self.champion
         try:
-            exported = self.learner.exported()
-            scorer = self.scorer(exported.onnx)
-        except ExportFailed as error:
-            return [Rejected(parent, Verdict(False, str(error)))]
-        verdict = gate.judge(self._evidence(new, exported, scorer), self.rules)
-        record = dict(verdict.figures) | {"reason": verdict.reason}
-        reason = None if verdict.passed else verdict.reason
-        if not verdict.passed and "finite" in verdict.reason:
-            return [Rejected(parent, verdict)]  # the registry takes nothing that is no number
-        version = self.publisher.publish(
-            exported,
-            parent=parent,
-            now=now,
-            gate=record,
-            lists_seen=self.learner.lists,
-            rejected=reason,
-        ).version
-        if not verdict.passed:
-            return [Rejected(parent, verdict)]
-        self.publisher.announce(version, verdict.reason, now, expected=parent)
-        self.champion, self.served = Opened(version, parent, exported.weights, scorer), []
-        return [Published(version, parent, verdict)]
+            manifest = self.outside.publisher.publish(
+                challenger.exported,
+                parent=parent,
+                now=now,
+                metrics={n: v for n, v in verdict.figures.items() if n in gate.METRICS},
+                gate=figures,
+                lists_seen=challenger.lists,
+                rejected=None if verdict.passed else verdict.reason,
+            )
+            news: list[News] = [Judged(manifest.version, parent, verdict, challenger.lists)]
+            if verdict.passed:
+                reason = f"gate: {verdict.reason}"
+                self.outside.publisher.announce(manifest.version, reason, now, expected=parent)
+        except StreamRankError as error:  # no room, or somebody else chose another version
+            log.warning("a challenger is given up: %s", error)
+            return []
+        if verdict.passed:
+            self.parent, self.champion, self._live = parent, manifest.version, []
+            self._serves, self._refused = self.outside.load(manifest.version), 0
+            return news
+        self._refused += 1
+        if not verdict.credible:
+            self.waiting, self._since = [], None  # nor is it learned from
+        if self._refused >= PATIENCE or not verdict.credible:
+            news.append(self._go_back(self.champion, verdict.reason, rolled_back=False))
+        return news
 
-    def _evidence(self, lists: Sequence[Example], exported: Exported, scorer: Scorer) -> Evidence:
-        fed = [one.inputs for one in lists]
-        champion, theirs = self._timed(self.champion.scorer, fed)
-        challenger, ours = self._timed(scorer, fed)
-        return Evidence(
+    def _verdict(self, challenger: Challenger, lists: Sequence[Example]) -> Verdict:
+        stopped = self.outside.stopped()
+        if stopped is not None:
+            return Verdict(False, stopped)
+        given = [one.inputs for one in lists]
+        wants = self.outside.build(challenger.exported.onnx)
+        begun = time.thread_time()
+        champion = self._serves.score(given)
+        between = time.thread_time()
+        scores = wants.score(given)
+        seconds = (between - begun, time.thread_time() - between)
+        evidence = Evidence(
             labels=[one.labels for one in lists],
             champion=champion,
-            challenger=challenger,
-            torch=self.learner.scored(lists),
+            challenger=scores,
+            torch=training.scored(challenger.ranker, lists),
             users=[one.user for one in lists],
-            segments=[()] * len(lists),
-            seconds=(theirs, ours),
-            weights_finite=all(np.isfinite(array).all() for array in exported.weights.values()),
+            seconds=seconds,
+            weights_finite=_finite(challenger.exported.weights),
         )
+        return gate.judge(evidence, self.rules.gate)
 
-    def _timed(self, scorer: Scorer, fed: list[dict[str, Array]]) -> tuple[list[Array], float]:
-        """Score, and say how long the quickest of three takes: others use the processor too."""
-        scores, times = list[Array](), []
-        for _ in range(3):
-            begun = self.clock()
-            scores = scorer.score(fed)
-            times.append(self.clock() - begun)
-        return scores, min(times)
+    # --- watch --------------------------------------------------------------------------------
 
-    def _regressed(self, now: datetime) -> list[Outcome]:
-        """Roll back what serves, where it is worse than its parent was, and than it would be."""
-        own = self.progressive.versions.get(self.champion.version)
-        theirs = self.progressive.versions.get(self.champion.parent or "")
-        if own is None or theirs is None or self.champion.parent is None:
+    def _watch(self, now: datetime) -> list[News]:
+        """Roll back where the lists that the champion serves do surely worse than its parent's."""
+        if self.parent is None:
             return []
-        column = FIGURES.index("ndcg@10")
-        now_, then = (np.array(q.newest)[:, column] for q in (own, theirs))
-        now_, then = now_[np.isfinite(now_)], then[np.isfinite(then)]
-        if min(len(now_), len(then)) < self.rules.lists:
+        metric = self.rules.gate.metric
+        own, theirs = self._recent(self.champion), self._recent(self.parent)
+        if min(len(own), len(theirs)) < self.rules.gate.lists:
             return []
-        error = (now_.var() / len(now_) + then.var() / len(then)) ** 0.5
-        if now_.mean() >= then.mean() - DEVIATIONS * error or not self._parent_is_better():
+        error = float(np.sqrt(own.var() / len(own) + theirs.var() / len(theirs)))
+        apart = float(own.mean() - theirs.mean())
+        if apart >= -SURE * error or not self._parent_is_better(self.parent):
             return []
-        before = self.champion.version
-        reason = f"ndcg@10 fell to {now_.mean():.4f} from its parent's {then.mean():.4f}"
-        to = self.publisher.roll_back(reason, now)
-        if to is not None:
-            self.follow(to)
-        return [RolledBack(before, to, reason)]
+        reason = (
+            f"live {metric} must not fall surely below its parent's {theirs.mean():.4f}, "
+            f"got {own.mean():.4f} on {len(own)} lists"
+        )
+        version = self.outside.publisher.roll_back(reason, now)
+        if version is None:
+            return []
+        return [self._go_back(version, reason, rolled_back=True)]
 
-    def _parent_is_better(self) -> bool:
-        """Say whether the parent would order the same lists better: else it is the times."""
-        told = [one for one in self.served if one.labels[:, 0].any()]
-        parent = self.opened(self.champion.parent or "").scorer
-        theirs = parent.score([one.inputs for one in told])
+    def _parent_is_better(self, parent: str) -> bool:
+        """Say whether the parent would order the same lists better; else it is the times."""
+        told = [one for one in self._live if one.labels[:, 0].any() and one.scores is not None]
+        theirs = self.outside.load(parent).score([one.inputs for one in told])
         lead = [
             metrics.ndcg(scores[:, 0], one.labels[:, 0], 10)
             - metrics.ndcg(one.scores[:, 0], one.labels[:, 0], 10)
@@ -253,37 +375,32 @@ class Lessons:
         ]
         return bool(lead) and float(np.mean(lead)) > 0
 
-    def follow(self, version: str) -> None:
-        """Go on from another version, which serves by now."""
-        self.champion, self.served, self.learned = self.opened(version), [], False
-        self.learner.go_back(self.champion.weights)
+    def _recent(self, version: str) -> Array:
+        """Return how a version's newest lists did, those that can tell, (lists,)."""
+        known = self.progressive.versions.get(version)
+        rows = np.array([] if known is None else known.newest).reshape(-1, len(FIGURES))
+        figures: Array = rows[:, FIGURES.index(self.rules.gate.metric)]
+        return figures[np.isfinite(figures)]
 
-    def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Return all that it takes to go on exactly: arrays, and the rest as JSON has it."""
-        lists = [one.encode() for one in (*self.waiting, *self.served)]
-        arrays = {f"learner.{name}": array for name, array in self.learner.state().items()}
-        arrays["lists"] = np.frombuffer(b"".join(lists), np.uint8)
-        arrays["ends"] = np.cumsum([len(one) for one in lists], dtype=np.int64)
-        return arrays, {
-            "champion": self.champion.version,
-            "learned": self.learned,
-            "since": None if self.since is None else self.since.isoformat(),
-            "waiting": len(self.waiting),
-            "progressive": self.progressive.state(),
-            "recipe": asdict(self.learner.recipe),
-        }
+    def _follow(self) -> list[News]:
+        """Go on from the version that somebody else chose, where somebody did."""
+        current = self.outside.publisher.current()
+        if current is None or current == self.champion:
+            return []
+        return [self._go_back(current, "another version was chosen", rolled_back=False)]
 
-    def resume(self, arrays: Mapping[str, Array], words: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned."""
-        own = {n.removeprefix("learner."): a for n, a in arrays.items() if n.startswith("learner.")}
-        old = self.learner
-        self.learner = Learner.resume(own, old.schema, old.size, old.seed, old.recipe)
-        self.champion, self.learned = self.opened(words["champion"]), words["learned"]
-        self.since = None if words["since"] is None else datetime.fromisoformat(words["since"])
-        ends = arrays["ends"].tolist()
-        lists = [
-            decode_example(arrays["lists"][first:last].tobytes())
-            for first, last in zip([0, *ends], ends, strict=False)
-        ]
-        self.waiting, self.served = lists[: words["waiting"]], lists[words["waiting"] :]
-        self.progressive = Progressive.resume(words["progressive"], self.progressive.window)
+    def _go_back(self, version: str, reason: str, *, rolled_back: bool) -> WentBack:
+        log.warning("learning goes on from %s: %s", version, reason)
+        self.learner.go_back(self.outside.weights(version))
+        self._serves = self.outside.load(version)
+        self.champion, self.parent, self._live = version, None, []
+        self._challenger, self._held, self._refused = None, {}, 0
+        return WentBack(version, reason, rolled_back)
+
+
+def _finite(weights: Mapping[str, Array]) -> bool:
+    return all(
+        np.isfinite(weight).all()
+        for weight in weights.values()
+        if np.issubdtype(weight.dtype, np.floating)
+    )

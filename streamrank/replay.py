@@ -6,25 +6,27 @@ its feedback comes later in the log, as it did in life.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from streamrank import deployment, steps
+from streamrank import deployment, steps, steps_ranking
 from streamrank.edges.kafka import Incoming
 from streamrank.edges.store import FeatureStore, MemoryStore
 from streamrank.evaluation import metrics
-from streamrank.events import DeadLetter, Interaction, Ranking, Request, Shown
+from streamrank.events import DeadLetter, Interaction, Ranking, Request, Shown, utc
 from streamrank.features import windows
 from streamrank.features.inputs import Array, Query
 from streamrank.features.schema import Schema
 from streamrank.lane import Lane
 from streamrank.learning.examples import Example
 from streamrank.learning.feedback import Feedback
+from streamrank.learning.join import Outcome
+from streamrank.learning.joins import Joins
 from streamrank.settings import Settings
 from streamrank.steps import Decoder, Read
 from streamrank.steps_ranking import Scored, Scorer
@@ -32,6 +34,20 @@ from streamrank.steps_ranking import Scored, Scorer
 TOPIC = "events"
 Train = Callable[[list[Example]], Scorer]
 """Makes a scorer from examples, in the order in which they were shown."""
+
+
+class Learns(Protocol):
+    """What goes on learning from examples: `streamrank.lessons.Lessons`."""
+
+    champion: str
+    """The version that serves."""
+
+    def take(self, examples: Sequence[Example], now: datetime) -> Iterable[object]:
+        """Take examples in, and return what came of it."""
+
+
+Begin = Callable[[Sequence[Example]], Learns]
+"""Goes on from the version that was made from these examples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +188,8 @@ class Replay:
         lane: Both flows.
         train: Makes the scorer, once, when the first list to be measured comes; `None` keeps
             the lane's own.
+        begin: Goes on learning from there; `None` leaves the version as it is.
+        load: Opens a version that learning made.
         on_ranking: Takes every ranked list.
     """
 
@@ -180,12 +198,19 @@ class Replay:
     learn_until: float
     lane: Lane
     train: Train | None = None
+    begin: Begin | None = None
+    load: Callable[[str], Scorer] | None = None
     on_ranking: Callable[[Ranking], None] | None = None
     figures: dict[str, list[dict[str, float]]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
         self._learned, self._measured = self.found.split(self.learn_until)
         self._gathered = Gathered(Feedback(self.known.feature_schema()))
+        self._joins = Joins(deployment.join_rules(self.known))
+        self._lessons: Learns | None = None
+        self._at = 0
+        self.news: list[object] = []
+        self.joined: Counter[str] = Counter()
 
     def run(self, records: Iterable[Incoming]) -> None:
         """Take the log in."""
@@ -194,19 +219,40 @@ class Replay:
             if not isinstance(read, Read):
                 continue
             if self.train is not None and read.event.id in self._measured:
-                self.lane.scorer = self.train(self._gathered.examples())
+                examples = self._gathered.examples()
+                self.lane.scorer = self.train(examples)
                 self.train = None
+                if self.begin is not None:
+                    self._lessons = self.begin(examples)
                 self._gathered.lists.clear()
             self._take(read)
 
     def _take(self, read: Read) -> None:
         scored = self.lane.take(read)
         _gather(self._gathered, read, scored, self._learned if self.train else frozenset())
+        if self._lessons is not None:
+            self._learn(self._lessons, read, scored)
         for one in scored:
             if one.query.source != "trigger" and one.query.id in self._measured:
                 self._measure(one)
             if self.on_ranking is not None:
                 self.on_ranking(self.lane.ranking(one))
+
+    def _learn(self, lessons: Learns, read: Read, scored: Sequence[Scored]) -> None:
+        """Join what happened, and learn from the lists that are ready, as the learn flow does."""
+        self._at = max(self._at, read.event.timestamp)
+        out: list[Example | Outcome] = []
+        for one in scored:
+            if one.query.source != "trigger":  # in a log, nobody saw our own re-rankings
+                out += self._joins.take(steps_ranking.to_served(self.lane.plan, one), self._at)
+        if isinstance(read.event, (Interaction, Shown)):
+            out += self._joins.take(read.event, self._at)
+        self.joined.update(one.name for one in out if isinstance(one, Outcome))
+        before = lessons.champion
+        examples = [one for one in out if isinstance(one, Example)]
+        self.news += lessons.take(examples, utc(self._at))
+        if lessons.champion != before and self.load is not None:
+            self.lane.scorer = self.load(lessons.champion)
 
     def _measure(self, scored: Scored) -> None:
         """Hold the list against the feedback that it got, and the simple orders beside it.
@@ -232,6 +278,7 @@ class Replay:
                 "labelled": len(self.found.labelled),
                 "measured": len(self.figures["streamrank"]),
             },
+            "join": dict(sorted(self.joined.items())),
             "events": {key: counts[name] for key, name in (names | {"late": "late"}).items()},
             "systems": {
                 system: metrics.mean(lists) for system, lists in self.figures.items() if lists

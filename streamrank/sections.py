@@ -188,7 +188,7 @@ class ModelSection(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")] = "ranker"
     size: Literal["small", "base", "large"] = "small"
-    epochs: Annotated[int, Field(ge=1, le=1000)] = 6
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 9
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
@@ -223,6 +223,21 @@ class LearnSection(Section):
     """Share of those lists that may differ; beyond it no version is published."""
     nice: Annotated[int, Field(ge=0, le=19)] = 10
     """How far the learner stands back for other processes."""
+
+
+class GateSection(Section):
+    """What a version must be before it serves, on lists that nobody has learned from."""
+
+    lists: Annotated[int, Field(ge=1, le=1_000_000)] = 50
+    """Lists with feedback to judge by."""
+    metric: Literal["ndcg@10", "mrr", "auc"] = "ndcg@10"
+    """What is compared with the version that serves."""
+    require: Literal["equal", "better"] = "equal"
+    """equal: on average at least as good; better: beyond chance."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """How sure a difference must be to count as one."""
+    latency: Annotated[float, Field(ge=1, le=100)] = 1.5
+    """How many times the time of the version that serves it may take."""
 
 
 class KafkaSection(Section):

@@ -28,6 +28,7 @@ from streamrank.features.state import Rules
 from streamrank.sections import (
     EventsSection,
     FieldsSection,
+    GateSection,
     KafkaSection,
     LearnSection,
     ModelSection,
@@ -52,6 +53,7 @@ __all__ = [
     "EventsSection",
     "Fault",
     "FieldsSection",
+    "GateSection",
     "KafkaSection",
     "LearnSection",
     "ModelSection",
@@ -112,6 +114,7 @@ class Settings(BaseSettings):
     rank: RankSection = RankSection()
     model: ModelSection = ModelSection()
     learn: LearnSection = LearnSection()
+    gate: GateSection = GateSection()
     kafka: KafkaSection = KafkaSection()
     store: StoreSection = StoreSection()
     state: StateSection = StateSection()

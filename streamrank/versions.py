@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from streamrank.edges import registry
 from streamrank.edges.registry import Manifest
 from streamrank.errors import StreamRankError
 from streamrank.learning.examples import Example
+from streamrank.replay import Begin, Learns
 from streamrank.settings import Settings
 from streamrank.steps_ranking import Scorer
 
@@ -98,6 +99,9 @@ def train(
         lists_seen=len(examples),
         now=datetime.now(UTC),
     )
+    registry.point(
+        known.registry.path, model.name, manifest.version, "trained from history", datetime.now(UTC)
+    )
     if checkpoint_file is not None:
         checkpoint_file.unlink(missing_ok=True)
     return manifest
@@ -128,6 +132,40 @@ def trainer(
         return deployment.scorer_of(known)
 
     return train_and_load
+
+
+def beginner(known: Settings) -> Begin:
+    """Return what goes on learning from the version that serves, by count of lists alone.
+
+    A log's time is not that of a clock: waiting has no meaning in it.
+    """
+
+    def begin(examples: Sequence[Example]) -> Learns:
+        from streamrank import study
+
+        champion = registry.current(known.registry.path, known.model.name)
+        if champion is None:
+            raise NothingToLearn(f"there is no version of {known.model.name!r} to go on from")
+        return study.begin(known, champion, past=examples, every=None)
+
+    return begin
+
+
+def judged(news: Iterable[object]) -> list[dict[str, Any]]:
+    """Return the versions that learning made, as reports name them."""
+    from streamrank.lessons import Judged
+
+    return [
+        {
+            "version": one.version,
+            "parent": one.parent,
+            "published": one.verdict.passed,
+            "gate": {"reason": one.verdict.reason, **one.verdict.figures},
+            "lists_seen": one.lists_seen,
+        }
+        for one in news
+        if isinstance(one, Judged)
+    ]
 
 
 def as_report(manifest: Manifest) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,14 +13,16 @@ import pytest
 import torch
 
 from streamrank.edges.onnxruntime import OnnxScorer
+from streamrank.features.inputs import Array
 from streamrank.features.schema import Schema
+from streamrank.learning import gate
 from streamrank.learning.examples import Example
-from streamrank.learning.gate import Rules
-from streamrank.lessons import Lessons, Opened, Published, Rejected
+from streamrank.lessons import Judged, Lessons, Outside, Rules, WentBack
 from streamrank.model import course, export
 from streamrank.model.export import Exported
-from streamrank.model.learner import Learner, Online, Updated
-from streamrank.model.ranker import configure
+from streamrank.model.learner import Learner, Online, Updated, ranker_of
+from streamrank.model.ranker import Ranker, configure
+from streamrank.steps_ranking import Scorer
 from tests.lists import NOW, example, query
 
 pytestmark = pytest.mark.slow  # exports take seconds
@@ -39,12 +41,25 @@ def lists(count: int, seed: int, wanted: str = "blue") -> list[Example]:
     return made
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A version that was published."""
+
+    version: str
+    parent: str | None
+    weights: Mapping[str, Array]
+    scorer: Scorer
+
+
 @dataclass
 class Memory:
     """A publisher that remembers."""
 
-    versions: dict[str, Opened] = field(default_factory=dict)
-    current: str = "v0"
+    versions: dict[str, Kept] = field(default_factory=dict)
+    serving: str = "v0"
+
+    def current(self) -> str | None:
+        return self.serving
 
     def publish(
         self,
@@ -56,58 +71,139 @@ class Memory:
         gate: Mapping[str, Any] | None = None,
         lists_seen: int = 0,
         rejected: str | None = None,
-    ) -> Opened:
+    ) -> Kept:
         version = f"v{len(self.versions)}"
         scorer = OnnxScorer(exported.onnx, version=version, provider="cpu")
-        self.versions[version] = Opened(version, parent, exported.weights, scorer)
+        self.versions[version] = Kept(version, parent, exported.weights, scorer)
         return self.versions[version]
 
     def announce(
         self, version: str, reason: str, now: datetime, *, expected: str | None = None
     ) -> None:
-        self.current = version
+        assert expected == self.serving
+        self.serving = version
 
     def roll_back(self, reason: str, now: datetime) -> str | None:
-        self.current = self.versions[self.current].parent or self.current
-        return self.current
+        self.serving = self.versions[self.serving].parent or self.serving
+        return self.serving
 
 
-def begun() -> Lessons:
+def begun(stopped: Callable[[], str | None] = lambda: None) -> tuple[Lessons, Memory]:
     torch.manual_seed(0)
     ranker = course.fresh(configure(SCHEMA), lists(20, 99)).eval()
     weights = {name: tensor.numpy().copy() for name, tensor in ranker.state_dict().items()}
     memory = Memory()
-    first = Opened("v0", None, weights, OnnxScorer(export.to_onnx(ranker), version="v0"))
-    memory.versions["v0"] = first
-    learner = Learner.begin(weights, SCHEMA, recipe=Online(rate=3e-3))
-    return Lessons(
-        learner,
-        first,
-        memory,
-        memory.versions.__getitem__,
-        lambda onnx: OnnxScorer(onnx, version="", provider="cpu"),
-        Rules(lists=50, latency=100.0),
-        batch=60,
+    scorer = OnnxScorer(export.to_onnx(ranker), version="v0", provider="cpu")
+    memory.versions["v0"] = Kept("v0", None, weights, scorer)
+    outside = Outside(
+        publisher=memory,
+        load=lambda version: memory.versions[version].scorer,
+        weights=lambda version: memory.versions[version].weights,
+        build=lambda onnx: OnnxScorer(onnx, version="", provider="cpu"),
+        stopped=stopped,
     )
+    learner = Learner.begin(weights, SCHEMA, recipe=Online(rate=3e-3))
+    rules = Rules(batch=60, every=timedelta(seconds=2), gate=gate.Rules(lists=50, latency=100.0))
+    return Lessons(learner, "v0", outside, rules), memory
 
 
-def test_a_challenger_is_judged_by_lists_ahead_of_learning_from_them_and_serves() -> None:
-    lessons = begun()
+def served(lessons: Lessons, memory: Memory, examples: list[Example]) -> list[Example]:
+    """Return the lists as the version that serves scored them."""
+    scores = memory.versions[memory.serving].scorer.score([one.inputs for one in examples])
+    return [
+        dataclasses.replace(one, scores=own, model=memory.serving)
+        for one, own in zip(examples, scores, strict=True)
+    ]
+
+
+def test_a_challenger_is_judged_by_lists_that_it_has_not_learned_from_and_serves() -> None:
+    lessons, memory = begun()
     assert lessons.take(lists(59, 0), TIME) == []
     [updated] = lessons.take(lists(1, 1), TIME)
     assert isinstance(updated, Updated)
-    outcomes = [one for n in range(2, 8) for one in lessons.take(lists(60, n), TIME)]
-    published = [one for one in outcomes if isinstance(one, Published)]
+    assert lessons.take(lists(49, 2), TIME) == []  # not enough of them yet
+    news = [one for n in range(3, 9) for one in lessons.take(lists(60, n), TIME)]
+    published = [one for one in news if isinstance(one, Judged) and one.verdict.passed]
     assert published
-    assert lessons.champion.version == published[-1].version
-    assert all(one.verdict.figures["difference"] >= 0 for one in published)
-    # Reversed labels from upstream are believed by nobody, and not learned from.
-    wrong = [dataclasses.replace(one, labels=1 - one.labels) for one in lists(60, 50)]
-    before = lessons.learner.updates
-    [refused] = lessons.take(wrong, TIME)
-    assert isinstance(refused, Rejected)
-    assert not refused.verdict.credible
-    assert lessons.learner.updates == before
+    assert lessons.champion == memory.serving == published[-1].version
+    for one in published:
+        assert one.verdict.figures["ndcg@10"] >= one.verdict.figures["champion_ndcg@10"]
+        assert one.verdict.figures["lists"] == 50
+
+
+def test_reversed_labels_are_believed_by_nobody_and_not_learned_from() -> None:
+    lessons, memory = begun()
+    for n in range(8):
+        lessons.take(lists(60, n), TIME)
+    champion, updates = lessons.champion, lessons.learner.updates
+    wrong = [dataclasses.replace(one, labels=1 - one.labels) for one in lists(55, 50)]
+    news = lessons.take(wrong, TIME)
+    judged = [one for one in news if isinstance(one, Judged)]
+    assert [one.verdict.credible for one in judged] == [False]
+    assert (lessons.champion, memory.serving) == (champion, champion)
+    assert lessons.learner.updates == updates
+    assert any(isinstance(one, WentBack) and one.version == champion for one in news)
+
+
+def test_few_lists_are_learned_from_when_they_have_waited_long_enough() -> None:
+    lessons, _ = begun()
+    assert lessons.due() is None
+    lessons.take(lists(5, 0), TIME)
+    assert lessons.due() == TIME + timedelta(seconds=2)
+    assert lessons.take([], TIME + timedelta(seconds=1)) == []
+    [updated] = lessons.take([], TIME + timedelta(seconds=2))
+    assert isinstance(updated, Updated)
+    assert updated.lists == 5
+    assert lessons.due() is None
+
+
+def test_nothing_is_published_while_serving_and_learning_see_different_inputs() -> None:
+    lessons, memory = begun(lambda: "parity: 9 of 100 lists differ")
+    news = [one for n in range(4) for one in lessons.take(lists(60, n), TIME)]
+    judged = [one for one in news if isinstance(one, Judged)]
+    assert judged
+    assert {one.verdict.reason for one in judged} == {"parity: 9 of 100 lists differ"}
+    assert memory.serving == "v0"
+
+
+def test_learning_goes_on_from_the_version_that_somebody_else_chose() -> None:
+    lessons, memory = begun()
+    for n in range(6):
+        lessons.take(lists(60, n), TIME)
+    assert memory.serving != "v0"
+    memory.serving = "v0"
+    [back] = lessons.take([], TIME)
+    assert back == WentBack("v0", "another version was chosen", rolled_back=False)
+    assert lessons.champion == "v0"
+    for name, weight in lessons.learner.weights().items():
+        assert np.array_equal(weight, memory.versions["v0"].weights[name])
+
+
+def test_a_version_that_does_worse_than_its_parent_did_is_rolled_back() -> None:
+    """The parent served lists of blue as blue is wanted; the new one is told to want red."""
+    why: list[str] = []
+    lessons, memory = begun(lambda: why[-1] if why else None)
+    for n in range(8):
+        lessons.take(lists(60, n), TIME)
+    why.append("no other version may come between")
+    good = lessons.champion
+    lessons.take(served(lessons, memory, lists(100, 20)), TIME)
+    bad = OnnxScorer(export.to_onnx(opposite(memory.versions[good].weights)), version="bad")
+    memory.versions["bad"] = Kept("bad", good, memory.versions[good].weights, bad)
+    memory.serving = lessons.champion = "bad"
+    lessons.parent = good
+    news = lessons.take(served(lessons, memory, lists(59, 23)), TIME)
+    back = [one for one in news if isinstance(one, WentBack) and one.rolled_back]
+    assert [one.version for one in back] == [good]
+    assert memory.serving == lessons.champion == good
+
+
+def opposite(weights: Mapping[str, Array]) -> Ranker:
+    """Return a Ranker that orders every list the other way round."""
+    ranker = ranker_of(weights, SCHEMA, "small")
+    heads = len(ranker.config.heads)
+    ranker.adjust(-torch.ones(heads), torch.zeros(heads))
+    return ranker.eval()
 
 
 def weights_after(lessons: Lessons, parts: Sequence[list[Example]]) -> list[bytes]:
@@ -117,12 +213,14 @@ def weights_after(lessons: Lessons, parts: Sequence[list[Example]]) -> list[byte
 
 
 def test_lessons_that_were_stopped_go_on_exactly() -> None:
-    whole = begun()
-    whole.take(lists(90, 0)[:70], TIME)
+    whole, _ = begun()
+    whole.take(lists(70, 0), TIME)
     whole.take(lists(20, 1), TIME)
     arrays, words = whole.state()
-    resumed = begun()
-    resumed.resume(arrays, words)
-    assert len(resumed.waiting) == 20
+    resumed, _ = begun()
+    own = {n.removeprefix("learner."): a for n, a in arrays.items() if n.startswith("learner.")}
+    resumed.learner = Learner.resume(own, SCHEMA, recipe=whole.learner.recipe)
+    resumed.recall(arrays, words, TIME)
+    assert len(resumed.waiting) == 30
     parts = [lists(30, 2), lists(20, 3)]
     assert weights_after(whole, parts) == weights_after(resumed, parts)

@@ -23,7 +23,7 @@ def settings(folder: Path, *, epochs: int) -> None:
     done = streamrank("init", "--events", "log.jsonl", folder=folder)
     assert done.returncode == 0, done.stderr
     path = folder / "streamrank.toml"
-    text = path.read_text().replace("epochs = 6", f"epochs = {epochs}")
+    text = path.read_text().replace("epochs = 9", f"epochs = {epochs}")
     assert f"epochs = {epochs}" in text
     path.write_text(text)
 

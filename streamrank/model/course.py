@@ -45,9 +45,9 @@ class Recipe:
         pretrain: Whether the history's encoder starts from what people did, read without labels.
     """
 
-    epochs: int = 6
+    epochs: int = 9
     batch: int = 64
-    rate: float = 2e-3
+    rate: float = 1e-3
     decay: float = 0.02
     average: float = 0.995
     table_rate: float = 0.1

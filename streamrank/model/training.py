@@ -129,7 +129,7 @@ def train(
     schema: Schema,
     *,
     size: Size = "small",
-    epochs: int = 6,
+    epochs: int = 9,
     seed: int = 0,
     logs: Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from streamrank.evaluation import metrics
-from streamrank.evaluation.progressive import Progressive
+from streamrank.evaluation.progressive import VERSIONS, Progressive
 from streamrank.learning.examples import Example
 
 
@@ -66,3 +67,38 @@ def test_it_goes_on_exactly_from_its_state() -> None:
     for n in range(5, 10):
         resumed.take(served(n, clicks=n % 2))
     assert resumed.report() == whole.report()
+
+
+def test_nobody_could_choose_what_was_cut_off() -> None:
+    scores, labels = np.array([[0.0], [9.0], [0.0]]), np.array([[1.0], [0.0], [0.0]])
+    one = Example("r", "u", 1, {}, labels, model="v1", scores=scores, shown=np.array([1, -1, 0]))
+    quality = Progressive()
+    quality.take(one)
+    found = quality.report()["v1"]["total"]
+    assert found["log_loss"] == pytest.approx(np.log(2))
+    assert found["calibration"] == pytest.approx(1.0)
+    quality.take(replace(one, model="v2", shown=np.array([-1, -1, -1])))
+    assert not {"log_loss", "calibration"} & quality.report()["v2"]["total"].keys()
+
+
+def test_a_window_gives_its_lists_one_by_one_where_they_have_the_metric() -> None:
+    quality = Progressive(window=4)
+    for n in range(10):
+        quality.take(served(n, clicks=n % 2))
+    assert len(quality.recent("v1", "log_loss")) == 4
+    found = quality.recent("v1", "auc")
+    assert len(found) == 2
+    assert found.mean() == pytest.approx(quality.report()["v1"]["window"]["auc"])
+
+
+def test_the_versions_that_served_last_are_remembered_also_after_a_restart() -> None:
+    quality = Progressive(window=2)
+    for n in range(VERSIONS):
+        quality.take(served(n, f"v{n}"))
+    quality.take(served(VERSIONS, "v0"))  # the oldest still serves
+    state = json.loads(json.dumps(quality.state(), sort_keys=True))
+    for one in (quality, Progressive.resume(state, window=2)):
+        one.take(served(VERSIONS + 1, "new"))
+        assert len(one.versions) == VERSIONS
+        assert {"v0", "new"} <= one.versions.keys()
+        assert "v1" not in one.versions
