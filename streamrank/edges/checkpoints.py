@@ -47,16 +47,22 @@ class Checkpoints:
     name: str = "learner"
     keep: int = 5
 
+    def __post_init__(self) -> None:
+        """Refuse to keep nothing."""
+        if self.keep < 1:
+            raise ValueError(f"keep must be at least 1, got {self.keep}")
+
     def put(self, turn: int, arrays: Mapping[str, Array], words: Mapping[str, Any]) -> str:
         """Keep a state, and forget the oldest beyond `keep`.
 
         Args:
-            turn: Rises from state to state.
+            turn: How far the learner is; where it is not ahead of the newest state's, as after
+                a way back, the next number after that one stands in the token.
             arrays: What it is.
             words: The rest of it, as JSON has it.
 
         Returns:
-            Its token; the same state of the same turn has the same.
+            Its token; the newest state, kept again, has the same.
 
         Raises:
             CheckpointLost: It cannot be written; nothing of it is there then.
@@ -65,17 +71,18 @@ class Checkpoints:
         content = safetensors.numpy.save(whole)
         digest = hashlib.sha256(content).hexdigest()
         mark = json.dumps({"sha256": digest, "words": dict(words)}, sort_keys=True).encode()
-        token = f"{turn:012d}-{_short(mark)}"
         shelf = folders(self.root, self.name)
         try:
             shelf.sweep(FAR_FUTURE)  # there is one learner, and it is not writing now
-            if token not in shelf.names():
+            there = self.tokens()
+            token = _token(turn, _short(mark), there)
+            if token not in there:
                 shelf.put(token, {STATE: content, MARK: mark})
-            for old in shelf.names()[: -self.keep]:
+            for old in self.tokens()[: -self.keep]:
                 shelf.remove(old)
         except OSError as error:
             raise CheckpointLost(
-                f"state {token} in {self.root} cannot be written: {error}"
+                f"state {turn} in {self.root} cannot be written: {error}"
             ) from error
         return token
 
@@ -100,7 +107,22 @@ class Checkpoints:
 
     def tokens(self) -> list[str]:
         """Return what is there, the oldest first."""
-        return folders(self.root, self.name).names()
+        return sorted(folders(self.root, self.name).names(), key=_number)
+
+
+def _token(turn: int, digest: str, there: list[str]) -> str:
+    """Return a token that sorts last: what was written last must not be forgotten first."""
+    if not there:
+        return f"{turn:012d}-{digest}"
+    newest = there[-1]
+    if newest.rpartition("-")[2] == digest and turn <= _number(newest):
+        return newest
+    return f"{max(turn, _number(newest) + 1):012d}-{digest}"
+
+
+def _number(token: str) -> int:
+    number = token.partition("-")[0]
+    return int(number) if number.isdecimal() else -1  # somebody else's folder goes first
 
 
 def _short(mark: bytes) -> str:

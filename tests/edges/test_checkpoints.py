@@ -35,6 +35,26 @@ def test_the_last_few_are_kept_in_the_order_of_their_turns(tmp_path: Path) -> No
         kept.get(tokens[0])
 
 
+def test_what_was_written_last_stays_also_where_the_learner_went_back(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path, keep=2)
+    for turn in (10, 11):
+        kept.put(turn, ARRAYS, {"turn": turn})
+    tokens = [kept.put(turn, ARRAYS, {"again": n}) for n, turn in enumerate((3, 3, 3, 4))]
+    assert kept.tokens() == sorted(tokens)[-2:] == tokens[-2:]
+    assert kept.get(tokens[-1])[1] == {"again": 3}
+
+
+def test_tokens_sort_by_their_number_however_long_it_gets(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path, keep=2)
+    tokens = [kept.put(turn, ARRAYS, {"turn": turn}) for turn in (10**12 - 1, 10**12, 10**12 + 1)]
+    assert kept.tokens() == tokens[1:]
+
+
+def test_keeping_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="keep must be at least 1, got 0"):
+        Checkpoints(tmp_path, keep=0)
+
+
 @pytest.mark.parametrize("left", [0, 10, 100])
 def test_a_torn_file_is_found_out(tmp_path: Path, left: int) -> None:
     kept = Checkpoints(tmp_path)
