@@ -11,7 +11,7 @@ from functools import partial
 
 from bytewax.dataflow import Dataflow
 
-from streamrank import events, settings, steps_learning, swap
+from streamrank import events, settings, steps_learning, study_kept, swap
 from streamrank.edges import kafka, onnxruntime, registry
 from streamrank.edges.announcements import Announcer, Listener
 from streamrank.edges.cache import CachedStore
@@ -161,8 +161,6 @@ def join_rules(known: Settings) -> join.Rules:
 
 def learn_flow(build: Callable[..., Dataflow]) -> Dataflow:
     """Build the learn flow on the configured broker and registry."""
-    from streamrank import study  # and with it torch, which the other flows do without
-
     known, secrets = settings.load(), Secrets()
     connection = kafka.connection(known.kafka, secrets)
     topics = ("events", "requests", "served")
@@ -177,7 +175,7 @@ def learn_flow(build: Callable[..., Dataflow]) -> Dataflow:
         kafka.KafkaSink(connection, known.topic("dead-letters")),
         steps_learning.Report(),
         rules=join_rules(known),
-        learner=study.opener(known, announcer),
+        learner=study_kept.opener(known, announcer),
         watch=Watch(plan, learn.parity_share, ttl=_milliseconds(known.session.ttl)),
         again=Again(again),
         decoders=decoders_of(known, *topics),

@@ -26,7 +26,7 @@ import numpy as np
 
 from streamrank.errors import StreamRankError
 from streamrank.evaluation import metrics
-from streamrank.evaluation.progressive import FIGURES, Progressive
+from streamrank.evaluation.progressive import Progressive
 from streamrank.features.inputs import Array, Inputs
 from streamrank.learning import gate
 from streamrank.learning.examples import Example, decode_example
@@ -233,7 +233,8 @@ class Lessons:
         ]
         self._since = now if self.waiting else None
         self.parent = words["parent"]
-        self.progressive = Progressive.resume(words["progressive"])
+        window = self.progressive.window
+        self.progressive = Progressive.resume(words["progressive"], window)
 
     def _one(self, example: Example, now: datetime) -> list[News]:
         if self.progressive.take(example) and example.model == self.champion:
@@ -377,10 +378,7 @@ class Lessons:
 
     def _recent(self, version: str) -> Array:
         """Return how a version's newest lists did, those that can tell, (lists,)."""
-        known = self.progressive.versions.get(version)
-        rows = np.array([] if known is None else known.newest).reshape(-1, len(FIGURES))
-        figures: Array = rows[:, FIGURES.index(self.rules.gate.metric)]
-        return figures[np.isfinite(figures)]
+        return self.progressive.recent(version, self.rules.gate.metric)
 
     def _follow(self) -> list[News]:
         """Go on from the version that somebody else chose, where somebody did."""

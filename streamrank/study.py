@@ -1,26 +1,22 @@
-"""How learning begins and is kept: lessons on the registry, and behind their checkpoints."""
+"""How learning begins, or goes on from what was kept: lessons on the registry."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 from streamrank import deployment
 from streamrank.edges import registry
-from streamrank.edges.checkpoints import Checkpoints
 from streamrank.edges.onnxruntime import OnnxScorer
+from streamrank.features.inputs import Array
 from streamrank.learning import gate
 from streamrank.learning.examples import Example
-from streamrank.learning.parity import Parity
-from streamrank.lessons import Lessons, News, Outside, Rules
+from streamrank.lessons import Lessons, Outside, Rules
 from streamrank.model.learner import Learner, Online
 from streamrank.publishing import Announces, Publishing
 from streamrank.settings import Settings
-
-log = logging.getLogger(__name__)
 
 
 def rules_of(known: Settings, every: timedelta | None) -> Rules:
@@ -83,87 +79,24 @@ def begin(
     return Lessons(learner, champion, outside, rules_of(known, every))
 
 
-@dataclass
-class Study:
-    """Lessons as the learn flow drives them: they begin when there is a version to go on from.
-
-    Args:
-        known: The settings.
-        checkpoints: Where their states are kept.
-        token: The state to go on from.
-        announcer: Who tells of versions.
-        stopped: Why nothing may be published, `None` where it may.
-    """
-
-    known: Settings
-    checkpoints: Checkpoints
-    token: str | None
-    announcer: Announces | None
-    stopped: Callable[[], str | None]
-    _lessons: Lessons | None = field(default=None, init=False)
-
-    def take(self, examples: Sequence[Example], now: datetime) -> Iterable[News]:
-        """Take examples in; those that come before there is any version teach nobody."""
-        if self._lessons is None:
-            self._lessons = self._open(now)
-        if self._lessons is None:
-            if examples:
-                log.warning("no version to go on from yet: %d lists not learned", len(examples))
-            return []
-        return self._lessons.take(examples, now)
-
-    def due(self) -> datetime | None:
-        """Return when it wants to be asked though no example comes."""
-        return None if self._lessons is None else self._lessons.due()
-
-    def save(self) -> str:
-        """Keep all of the state where snapshots are kept, and return under which name."""
-        if self._lessons is None or self.known.state.path is None:
-            return self.token or ""
-        learner = self._lessons.learner
-        turn = learner.updates * 1_000_000 + len(self._lessons.waiting)
-        self.token = self.checkpoints.put(turn, *self._lessons.state())
-        return self.token
-
-    def _open(self, now: datetime) -> Lessons | None:
-        known = self.known
-        if not self.token:
-            champion = registry.current(known.registry.path, known.model.name)
-            if champion is None:
-                return None
-            return begin(
-                known,
-                champion,
-                every=known.learn.every,
-                announcer=self.announcer,
-                stopped=self.stopped,
-            )
-        arrays, words = self.checkpoints.get(self.token)
-        schema, model = known.feature_schema(), known.model
-        learner = Learner.resume(
-            {
-                name.removeprefix("learner."): array
-                for name, array in arrays.items()
-                if name.startswith("learner.")
-            },
-            schema,
-            model.size,
-            model.seed,
-            recipe_of(known),
-        )
-        opened = Lessons(
-            learner,
-            words["champion"],
-            outside_of(known, self.announcer, self.stopped),
-            rules_of(known, known.learn.every),
-        )
-        opened.recall(arrays, words, now)
-        return opened
-
-
-def opener(known: Settings, announcer: Announces | None) -> Callable[[str | None, Parity], Study]:
-    """Return how the learn flow's learner begins, or goes on from what it kept."""
-    checkpoints = Checkpoints(
-        known.state.path or known.registry.path, f"{known.model.name}-learner"
-    )
-    return lambda token, parity: Study(known, checkpoints, token, announcer, lambda: parity.stopped)
+def resume(
+    known: Settings,
+    arrays: Mapping[str, Array],
+    words: Mapping[str, Any],
+    now: datetime,
+    *,
+    announcer: Announces | None,
+    stopped: Callable[[], str | None],
+) -> Lessons:
+    """Go on from what `Lessons.state` returned; the rest is as `begin` takes it."""
+    schema, model = known.feature_schema(), known.model
+    state = {
+        name.removeprefix("learner."): array
+        for name, array in arrays.items()
+        if name.startswith("learner.")
+    }
+    learner = Learner.resume(state, schema, model.size, model.seed, recipe_of(known))
+    outside = outside_of(known, announcer, stopped)
+    opened = Lessons(learner, words["champion"], outside, rules_of(known, known.learn.every))
+    opened.recall(arrays, words, now)
+    return opened

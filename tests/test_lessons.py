@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -88,12 +89,19 @@ class Memory:
         return self.serving
 
 
-def begun(stopped: Callable[[], str | None] = lambda: None) -> tuple[Lessons, Memory]:
+@cache
+def beginning() -> tuple[dict[str, Array], bytes]:
+    """Return the weights of a Ranker that knows nothing, and its graph."""
     torch.manual_seed(0)
     ranker = course.fresh(configure(SCHEMA), lists(20, 99)).eval()
     weights = {name: tensor.numpy().copy() for name, tensor in ranker.state_dict().items()}
+    return weights, export.to_onnx(ranker)
+
+
+def begun(stopped: Callable[[], str | None] = lambda: None) -> tuple[Lessons, Memory]:
+    weights, graph = beginning()
     memory = Memory()
-    scorer = OnnxScorer(export.to_onnx(ranker), version="v0", provider="cpu")
+    scorer = OnnxScorer(graph, version="v0", provider="cpu")
     memory.versions["v0"] = Kept("v0", None, weights, scorer)
     outside = Outside(
         publisher=memory,

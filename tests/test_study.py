@@ -1,0 +1,112 @@
+"""Learning begins when there is a version, publishes to the registry, and goes on after a stop."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from streamrank import settings as settings_module
+from streamrank.edges import registry
+from streamrank.features.inputs import digest
+from streamrank.features.schema import Schema
+from streamrank.learning.examples import Example
+from streamrank.learning.parity import Parity
+from streamrank.lessons import Judged
+from streamrank.model import course, export
+from streamrank.model.ranker import configure
+from streamrank.model.training import Trained
+from streamrank.settings import Settings
+from streamrank.study_kept import Study, opener
+from tests.lists import NOW, example, query
+
+pytestmark = pytest.mark.slow  # exports take seconds
+TIME = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> Settings:
+    return settings_module.changed(
+        Settings(),
+        {
+            "fields": {"item": {"colour": "category"}},
+            "registry": {"path": str(tmp_path / "registry")},
+            "state": {"path": str(tmp_path / "state")},
+            "learn": {"batch": 40, "rate": 3e-3},
+            "gate": {"lists": 30, "latency": 100},
+        },
+    )
+
+
+def lists(schema: Schema, count: int, seed: int) -> list[Example]:
+    """Everybody wants blue."""
+    random = np.random.default_rng(seed)
+    made = []
+    for n in range(count):
+        colours = random.permutation(["red", "green", "blue", "grey"]).tolist()
+        shown = {f"i{random.integers(10**6)}": {"colour": c} for c in colours}
+        clicked = list(shown)[colours.index("blue")]
+        made.append(example(schema, query(shown, at=NOW + n, name=f"r{seed}-{n}"), clicked))
+    return made
+
+
+def publish_first(known: Settings) -> str:
+    schema = known.feature_schema()
+    torch.manual_seed(0)
+    some = lists(schema, 20, 99)
+    ranker = course.fresh(configure(schema), some).eval()
+    exported = export.export(Trained(ranker, schema, "small", {}, 0, tuple(some[:8])))
+    return registry.publish(
+        known.registry.path,
+        known.model.name,
+        exported,
+        schema=schema,
+        features=digest(schema),
+        now=TIME,
+    ).version
+
+
+def study(known: Settings, token: str | None = None) -> Study:
+    return opener(known, None)(token, Parity())
+
+
+def weights(kept: Study) -> list[bytes]:
+    assert kept._lessons is not None
+    return [array.tobytes() for array in kept._lessons.learner.weights().values()]
+
+
+def test_learning_begins_with_the_first_version_and_what_proves_itself_serves(
+    known: Settings,
+) -> None:
+    schema, kept = known.feature_schema(), study(known)
+    assert list(kept.take(lists(schema, 5, 0), TIME)) == []
+    assert kept.save() == ""
+    first = publish_first(known)
+    news = [one for n in range(6) for one in kept.take(lists(schema, 40, n), TIME)]
+    judged = [one for one in news if isinstance(one, Judged)]
+    passed = [one.version for one in judged if one.verdict.passed]
+    assert passed
+    assert registry.current(known.registry.path, known.model.name) == passed[-1]
+    manifests = registry.versions(known.registry.path, known.model.name)
+    assert [one.version for one in manifests] == [first, *(one.version for one in judged)]
+    for one in judged:
+        manifest = registry.manifest(known.registry.path, known.model.name, one.version)
+        assert manifest.parent == one.parent
+        assert (manifest.rejected is None) == one.verdict.passed
+        assert manifest.gate is not None
+        assert manifest.gate["reason"] == one.verdict.reason
+
+
+def test_a_learner_that_was_stopped_goes_on_from_its_snapshot(known: Settings) -> None:
+    publish_first(known)
+    schema, whole = known.feature_schema(), study(known)
+    whole.take(lists(schema, 55, 0), TIME)
+    token = whole.save()
+    resumed = study(known, token)
+    for kept in (whole, resumed):
+        kept.take(lists(schema, 10, 1), TIME + timedelta(seconds=1))
+        kept.take([], TIME + timedelta(seconds=9))
+    assert weights(whole) == weights(resumed)
