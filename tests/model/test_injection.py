@@ -69,7 +69,7 @@ def test_injected_weights_score_as_a_fresh_export_of_them_does(
 ) -> None:
     ranker = a_ranker(2)
     sessions = [
-        export._session(one) for one in (graph.with_weights(weights_of(ranker)), fresh(ranker))
+        export.session_of(one) for one in (graph.with_weights(weights_of(ranker)), fresh(ranker))
     ]
     for shape in export.SHAPES:
         batch = export.random_inputs(ranker.config, *shape)
