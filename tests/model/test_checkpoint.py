@@ -108,7 +108,7 @@ def test_a_checkpoint_of_anything_else_is_left_and_it_is_said(
     if change == "lists":
         lists = [*LISTS[:-1], dataclasses.replace(LISTS[-1], user="somebody else")]
     else:
-        how = dataclasses.replace(HOW, rate=1e-3)
+        how = dataclasses.replace(HOW, rate=3e-3)
     found = trained(path, lists=lists, how=how)
     assert f"{path} is of other lists or settings: training starts anew" in caplog.text
     assert same(found.ranker, trained(None, lists=lists, how=how).ranker)

@@ -70,7 +70,7 @@ def first(trained: Trained, lists: Sequence[Example]) -> float:
 
 @pytest.mark.slow
 def test_a_known_order_of_items_is_learned() -> None:
-    trained = train(sequences(3000), SCHEMA, recipe=Recipe(epochs=8, batch=32))
+    trained = train(sequences(3000), SCHEMA, recipe=Recipe(epochs=12, batch=32, rate=4e-3))
     assert first(trained, sequences(200, seed=9)) > 0.95
 
 
@@ -90,7 +90,7 @@ def test_an_item_first_seen_now_is_ranked_by_its_content() -> None:
         shown = {f"i{random.integers(10**6)}": {"colour": c} for c in colours}
         asked = query(shown, at=NOW + n, name=f"r{n}")
         lists.append(example(SCHEMA, asked, list(shown)[place]))
-    trained = train(lists, SCHEMA, recipe=Recipe(epochs=6))
+    trained = train(lists, SCHEMA, recipe=Recipe(epochs=6, rate=2e-3))
     fresh = query({"new1": {"colour": "blue"}, "new2": {"colour": "red"}, "new3": {}})
     [scores] = training.scored(trained.ranker, [example(SCHEMA, fresh)])
     assert scores[:, 0].argmax() == 1
@@ -115,7 +115,7 @@ def shoppers(count: int, seed: int = 0) -> list[Example]:
 
 def test_what_makes_people_buy_is_found_among_those_who_clicked_and_those_who_did_not() -> None:
     """Anything is clicked on with probability 1/8; red is bought as often, all else never."""
-    trained = train(shoppers(1200), CONVERTING, recipe=Recipe(epochs=6))
+    trained = train(shoppers(1200), CONVERTING, recipe=Recipe(epochs=6, rate=2e-3))
     asked = shoppers(100, seed=5)
     chances = [1 / (1 + np.exp(-scores)) for scores in training.scored(trained.ranker, asked)]
     red = [one.inputs["candidate_tokens"][:, 0] == _red() for one in asked]
