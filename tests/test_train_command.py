@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from streamrank.edges import registry
 from tests.test_cli import lines_of, small_log, streamrank, visit
 
 CHECKPOINT = "ranker.training.safetensors"
@@ -45,10 +45,10 @@ def test_it_says_what_it_learned_from_and_how_it_compares(tmp_path: Path) -> Non
     assert "times as many labels expected as there were" in said
     assert list((tmp_path / "logs").glob("events.out.tfevents.*"))
     assert not list(tmp_path.rglob(CHECKPOINT))  # it is published: there is nothing to go on with
-    [manifest] = (tmp_path / "data/registry").rglob("manifest.json")
-    assert {"ndcg@10", "log_loss", "calibration_ratio"} <= json.loads(manifest.read_text())[
-        "metrics"
-    ].keys()
+    root = tmp_path / "data/registry"
+    [manifest] = registry.versions(root, "ranker")
+    assert {"ndcg@10", "log_loss", "calibration_ratio"} <= manifest.metrics.keys()
+    assert registry.current(root, "ranker") == manifest.version
 
 
 @pytest.mark.slow
