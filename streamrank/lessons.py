@@ -359,7 +359,11 @@ class Lessons:
             f"live {metric} must not fall surely below its parent's {theirs.mean():.4f}, "
             f"got {own.mean():.4f} on {len(own)} lists"
         )
-        version = self.outside.publisher.roll_back(reason, now)
+        try:
+            version = self.outside.publisher.roll_back(reason, now)
+        except StreamRankError as error:  # no ancestor may serve, or the registry is not there
+            log.warning("%s, and it cannot be rolled back: %s", reason, error)
+            return []
         if version is None:
             return []
         return [self._go_back(version, reason, rolled_back=True)]
@@ -391,7 +395,8 @@ class Lessons:
         log.warning("learning goes on from %s: %s", version, reason)
         self.learner.go_back(self.outside.weights(version))
         self._serves = self.outside.load(version)
-        self.champion, self.parent, self._live = version, None, []
+        if version != self.champion:
+            self.champion, self.parent, self._live = version, None, []
         self._challenger, self._held, self._refused = None, {}, 0
         return WentBack(version, reason, rolled_back)
 

@@ -226,6 +226,8 @@ class Replay:
                     self._lessons = self.begin(examples)
                 self._gathered.lists.clear()
             self._take(read)
+        left = self._joins.end()  # what still waits has an outcome too
+        self.joined.update(one.name for one in left if isinstance(one, Outcome))
 
     def _take(self, read: Read) -> None:
         scored = self.lane.take(read)

@@ -46,23 +46,6 @@ class Opens(Protocol):
         """Open the learner; it asks `parity` whether it may publish."""
 
 
-@dataclass(frozen=True, slots=True)
-class Onlooker:
-    """Learns nothing: the flow then makes examples alone."""
-
-    def take(self, examples: Sequence[Example], now: datetime) -> Iterable[object]:
-        """Pass over all of it."""
-        return ()
-
-    def due(self) -> datetime | None:
-        """Want nothing."""
-        return None
-
-    def save(self) -> str:
-        """Keep nothing."""
-        return ""
-
-
 # --- join -------------------------------------------------------------------------------------
 
 

@@ -67,7 +67,6 @@ __all__ = [
     "train",
 ]
 
-_grouped, _once_a_list = grouped, once_a_list
 VALIDATED = 0.15
 """Share of the lists with feedback, the last in time, that chooses the epoch."""
 
@@ -381,9 +380,6 @@ def repeatable(seed: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
-
-
-_repeatable = repeatable
 
 
 @contextmanager
