@@ -20,7 +20,7 @@ demo: $(READY)
 	@$(BIN)/streamrank demo --report data/demo.json
 
 test: $(READY)
-	@$(BIN)/pytest -q
+	@$(BIN)/pytest -q -n 2 --dist loadscope
 
 lint: $(READY)
 	@$(BIN)/ruff check .
