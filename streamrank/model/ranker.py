@@ -473,8 +473,6 @@ class Ranker(nn.Module):
         kept = (torch.rand(shape, device=values.device) >= rate).float()
         return encoded * kept.index_select(1, bins.feature)
 
-        return encoded * kept.index_select(1, bins.feature)
-
     def _mean(self, rows: Tensor) -> Tensor:
         """Average the vectors of the words that are there, (B, T, ...) as (B, ..., D)."""
         count = rows.clamp(max=1).sum(1).clamp(min=1)
