@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,7 +34,7 @@ from streamrank.stage import TOPICS, Stage, flows, prepare, refuse_other
 from streamrank.steps import Read
 from streamrank.tally import Rate, Tally, percentiles
 from streamrank.traffic import LogTraffic, ShopperTraffic, Traffic
-from streamrank.ui.live import LiveView, Picture, summary, texts
+from streamrank.ui.live import LiveView, Picture, learned, spark, summary, texts
 
 LEARNED = 0.7
 """Share of a log's labelled lists that the first version learns from."""
@@ -42,6 +42,10 @@ PAST = 2_000
 """Lists that simulated shoppers have seen before a demo begins."""
 PACE = 30.0
 """Requests of simulated shoppers in a second."""
+LOOK = 1.0
+"""Seconds between two looks into the registry."""
+LEARN = {"label_window": "30s", "idle": "10s", "settle": "500ms", "every": "1s"}
+"""What a shopper does with a list is done within seconds."""
 
 
 @dataclass
@@ -90,11 +94,11 @@ def run(
         with EmbeddedBroker() as broker:
             stage = prepare(folder, act.known, broker.bootstrap)
             broker.create(stage.known.topic(name) for name in TOPICS)
-            version = versions.train(act.examples, stage.known, console)
+            versions.train(act.examples, stage.known, console)
             tally, quality = play(stage, act, view)
     report = tally.report() | {
         "systems": quality,
-        "models": [versions.as_report(version)],
+        "models": versions.reported(stage.known),
         "seconds": round(time.monotonic() - started, 1),
     }
     view.summary(report)
@@ -110,7 +114,7 @@ def play(stage: Stage, act: Act, view: View) -> tuple[Tally, dict[str, dict[str,
     known = stage.known
     to_broker = connection(known.kafka, Secrets())
     back = [known.topic("rankings"), known.topic("dead-letters")]
-    outputs = [known.topic("rankings")]
+    outputs = [known.topic("rankings"), known.topic("served")]
     with (
         HeldProducer(to_broker, readers_of(known), outputs) as producer,
         Reader(to_broker, back) as reader,
@@ -120,6 +124,7 @@ def play(stage: Stage, act: Act, view: View) -> tuple[Tally, dict[str, dict[str,
             drive = Drive(stage, producer, reader, alive, view.changes)
             drive.warm(act.past)
             traffic = act.traffic()
+            view.models = lambda: versions.reported(known)
             with view.live:
                 drive.run(traffic, lambda seconds: view.show(seconds, drive.tally, traffic))
         drive.rest()
@@ -149,6 +154,8 @@ class View:
         self.changes = Changes(act.title)
         self._act = act
         self._requests, self._events = Rate(), Rate()
+        self.models: Callable[[], Sequence[Mapping[str, Any]]] = list
+        self._versions, self._looked = "", 0.0
 
     def show(self, seconds: float, tally: Tally, traffic: Traffic) -> None:
         """Show how it goes."""
@@ -157,6 +164,8 @@ class View:
     def picture(self, seconds: float, tally: Tally, traffic: Traffic) -> Picture:
         """Return what is to be seen now."""
         latency = percentiles(tally.recent)
+        if seconds - self._looked > LOOK:
+            self._versions, self._looked = learned(self.models()), seconds
         return Picture(
             title="StreamRank, live",
             seconds=seconds,
@@ -170,6 +179,8 @@ class View:
                 "p99": f"{latency['p99']:.1f} ms",
                 "re-ranked": f"{tally.reranked:,}",
                 "dead letters": f"{tally.dead_letters:,}",
+                "versions": f"{self._versions}; {len(tally.served)} served",
+                "quality": spark(traffic.curve()),
             },
             quality=texts(traffic.quality()),
             change=self.changes.last,
@@ -185,7 +196,7 @@ def shoppers(seconds: float) -> Act:
     """Let simulated shoppers act, who have been here for some hours."""
     world, began = World(), now_ms()
     past = list(world.history(PAST, began))
-    known = infer.infer(past).settings
+    known = settings_module.changed(infer.infer(past).settings, {"learn": LEARN})
     records = [
         Incoming(replay.TOPIC, 0, number, event.encode()) for number, event in enumerate(past)
     ]

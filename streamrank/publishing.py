@@ -59,6 +59,7 @@ class Publishing:
         metrics: Mapping[str, Any] | None = None,
         gate: Mapping[str, Any] | None = None,
         lists_seen: int = 0,
+        learned_until: int | None = None,
         rejected: str | None = None,
     ) -> Manifest:
         """Let a version appear in the registry; it does not serve yet.
@@ -70,6 +71,7 @@ class Publishing:
             metrics: How it did.
             gate: The gate's figures and reason.
             lists_seen: Lists that it learned from.
+            learned_until: The time of the newest of them, ms.
             rejected: Why it must not serve, if it must not.
 
         Raises:
@@ -87,6 +89,7 @@ class Publishing:
             gate=gate,
             rejected=rejected,
             lists_seen=lists_seen,
+            learned_until=learned_until,
         )
 
     def announce(

@@ -19,8 +19,11 @@ from streamrank.errors import StreamRankError
 from streamrank.settings import Settings
 
 log = logging.getLogger(__name__)
-FLOWS = ("features", "rank")
-TOPICS = ("events", "requests", "rankings", "served", "dead-letters")
+FLOWS = ("features", "rank", "learn")
+TOPICS = (
+    *("events", "requests", "rankings", "served", "dead-letters"),
+    *("examples", "models"),
+)
 MARKER = ".streamrank-demo"
 """The file that says that a folder may be emptied."""
 

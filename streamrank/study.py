@@ -14,7 +14,8 @@ from streamrank.features.inputs import Array
 from streamrank.learning import gate
 from streamrank.learning.examples import Example
 from streamrank.lessons import Lessons, Outside, Rules
-from streamrank.model.learner import Learner, Online
+from streamrank.model.injection import Graph, NotInjectable
+from streamrank.model.learner import Learner, Online, ranker_of
 from streamrank.publishing import Announces, Publishing
 from streamrank.settings import Settings
 
@@ -48,8 +49,22 @@ def outside_of(
         load=partial(registry.load, root, name, provider="cpu", features=plan.features),
         weights=partial(registry.weights, root, name),
         build=partial(OnnxScorer, version="", provider="cpu"),
+        learned_until=lambda version: registry.manifest(root, name, version).learned_until,
         stopped=stopped,
     )
+
+
+def graph_of(known: Settings, version: str) -> Graph | None:
+    """Return the graph that a version's weights go into, `None` where they cannot.
+
+    It takes seconds: to be done before records wait.
+    """
+    weights = registry.weights(known.registry.path, known.model.name, version)
+    ranker = ranker_of(weights, known.feature_schema(), known.model.size)
+    try:
+        return Graph.of(ranker.eval())
+    except NotInjectable:
+        return None
 
 
 def begin(
@@ -60,6 +75,7 @@ def begin(
     every: timedelta | None = None,
     announcer: Announces | None = None,
     stopped: Callable[[], str | None] = lambda: None,
+    graph: Graph | None = None,
 ) -> Lessons:
     """Begin from the version that serves.
 
@@ -70,10 +86,12 @@ def begin(
         every: How long a list waits for an update; `None` for as long as it takes.
         announcer: Who tells of versions.
         stopped: Why nothing may be published, `None` where it may.
+        graph: What `graph_of` returned, where it was called.
     """
     outside, schema = outside_of(known, announcer, stopped), known.feature_schema()
     weights, model = outside.weights(champion), known.model
     learner = Learner.begin(weights, schema, model.size, model.seed, recipe_of(known))
+    learner.graph = graph
     for example in past:
         learner.memory.take(example)
     return Lessons(learner, champion, outside, rules_of(known, every))
@@ -87,6 +105,7 @@ def resume(
     *,
     announcer: Announces | None,
     stopped: Callable[[], str | None],
+    graph: Graph | None = None,
 ) -> Lessons:
     """Go on from what `Lessons.state` returned; the rest is as `begin` takes it."""
     schema, model = known.feature_schema(), known.model
@@ -96,6 +115,7 @@ def resume(
         if name.startswith("learner.")
     }
     learner = Learner.resume(state, schema, model.size, model.seed, recipe_of(known))
+    learner.graph = graph
     outside = outside_of(known, announcer, stopped)
     opened = Lessons(learner, words["champion"], outside, rules_of(known, known.learn.every))
     opened.recall(arrays, words, now)

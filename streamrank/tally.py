@@ -75,6 +75,7 @@ class Tally:
         events: Records sent that are no request.
         dead_letters: Records that a flow set aside.
         records: Rankings and dead letters that came.
+        served: Lists by the version that scored them.
     """
 
     sent: dict[str, float] = field(default_factory=dict)
@@ -85,6 +86,7 @@ class Tally:
     events: int = 0
     dead_letters: int = 0
     records: int = 0
+    served: Counter[str] = field(default_factory=Counter)
 
     def request(self, request_id: str, now: float) -> None:
         """Note a request that was sent."""
@@ -92,6 +94,7 @@ class Tally:
 
     def answer(self, ranking: Ranking, now: float) -> bool:
         """Note a ranked list; say whether it is the first answer to a request of ours."""
+        self.served[ranking.model] += 1
         if ranking.trigger is not None:
             self.reranked += 1
             return False

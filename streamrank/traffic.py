@@ -53,6 +53,9 @@ class Traffic(Protocol):
     def quality(self) -> dict[str, dict[str, float]]:
         """Return how good the lists are, by system."""
 
+    def curve(self) -> list[float]:
+        """Return how good each list is, in the order in which they were answered."""
+
 
 @dataclass
 class LogTraffic:
@@ -150,6 +153,10 @@ class LogTraffic:
         """Whether the log is at its end and everybody has gone on."""
         return self._ended and not self._asked and not self._waiting
 
+    def curve(self) -> list[float]:
+        """Return NDCG@10 of each measured list, in the order in which they were answered."""
+        return [found["ndcg@10"] for found in self._figures["streamrank"]]
+
     def quality(self) -> dict[str, dict[str, float]]:
         """Return the metrics over the measured lists."""
         return {
@@ -218,6 +225,10 @@ class ShopperTraffic:
     def done(self) -> bool:
         """Whether time is up, every list answered and everything done that follows."""
         return self._over and not self._asked and not self._coming
+
+    def curve(self) -> list[float]:
+        """Return NDCG@10 of each answer against the true order, in the order of the answers."""
+        return self._truth["streamrank"]
 
     def quality(self) -> dict[str, dict[str, float]]:
         """Return click-through, and NDCG against the true best order, of both orders."""

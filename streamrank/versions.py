@@ -97,6 +97,7 @@ def train(
         features=deployment.plan_of(known).features,
         metrics=trained.metrics,
         lists_seen=len(examples),
+        learned_until=examples[-1].at,
         now=datetime.now(UTC),
     )
     registry.point(
@@ -166,6 +167,12 @@ def judged(news: Iterable[object]) -> list[dict[str, Any]]:
         for one in news
         if isinstance(one, Judged)
     ]
+
+
+def reported(known: Settings) -> list[dict[str, Any]]:
+    """Return all versions in the registry, the oldest first, as reports name them."""
+    found = registry.versions(known.registry.path, known.model.name)
+    return [as_report(manifest) for manifest in found]
 
 
 def as_report(manifest: Manifest) -> dict[str, Any]:

@@ -12,10 +12,18 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from streamrank.edges.broker import EmbeddedBroker
 from streamrank.edges.kafka import STOPPING
 from tests.services import Kafka, Missing, Redis, Topics
+
+# How long an example takes says how busy the machine is, and nothing of what is tested.
+hypothesis_settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("busy")
 
 S = TypeVar("S", Kafka, Redis)
 

@@ -71,6 +71,7 @@ class Memory:
         metrics: Mapping[str, Any] | None = None,
         gate: Mapping[str, Any] | None = None,
         lists_seen: int = 0,
+        learned_until: int | None = None,
         rejected: str | None = None,
     ) -> Kept:
         version = f"v{len(self.versions)}"

@@ -53,7 +53,7 @@ def lists(schema: Schema, count: int, seed: int) -> list[Example]:
     return made
 
 
-def publish_first(known: Settings) -> str:
+def publish_first(known: Settings, learned_until: int | None = None) -> str:
     schema = known.feature_schema()
     torch.manual_seed(0)
     some = lists(schema, 20, 99)
@@ -66,6 +66,7 @@ def publish_first(known: Settings) -> str:
         schema=schema,
         features=digest(schema),
         now=TIME,
+        learned_until=learned_until,
     ).version
 
 
@@ -110,3 +111,31 @@ def test_a_learner_that_was_stopped_goes_on_from_its_snapshot(known: Settings) -
         kept.take(lists(schema, 10, 1), TIME + timedelta(seconds=1))
         kept.take([], TIME + timedelta(seconds=9))
     assert weights(whole) == weights(resumed)
+
+
+def test_snapshots_between_two_whole_states_lose_no_list_and_teach_none_twice(
+    known: Settings,
+) -> None:
+    publish_first(known)
+    known = settings_module.changed(known, {"gate": {"lists": 1000}})  # no other champion
+    schema, kept = known.feature_schema(), study(known)
+    tokens = []
+    for turn in range(4):
+        kept.take(lists(schema, 25, turn), TIME)
+        tokens.append(kept.save())
+    assert len({token.partition("+")[0] for token in tokens}) == 1  # one whole state
+    for turn, token in enumerate(tokens):
+        resumed = study(known, token)
+        resumed.take([], TIME)
+        assert resumed._lessons is not None
+        waiting, learned = resumed._lessons.waiting, resumed._lessons.learner.lists
+        assert learned + len(waiting) == 25 * (turn + 1)
+        assert len({one.id for one in waiting}) == len(waiting)
+
+
+def test_lists_that_the_first_version_has_learned_from_teach_nothing(known: Settings) -> None:
+    publish_first(known, learned_until=NOW + 30)
+    kept = study(known)
+    kept.take(lists(known.feature_schema(), 50, 0), TIME)
+    assert kept._lessons is not None
+    assert [one.at for one in kept._lessons.waiting] == list(range(NOW + 30, NOW + 50))

@@ -95,8 +95,9 @@ def readers_of(settings: Settings) -> dict[str, tuple[str, ...]]:
     """Return which groups read each topic, as the flows do."""
     group = settings.kafka.group
     return {
-        settings.topic("events"): (f"{group}-features", f"{group}-rank"),
-        settings.topic("requests"): (f"{group}-rank",),
+        settings.topic("events"): (f"{group}-features", f"{group}-rank", f"{group}-learn"),
+        settings.topic("requests"): (f"{group}-rank", f"{group}-learn"),
+        settings.topic("served"): (f"{group}-learn",),
         settings.topic("rankings"): (f"{group}-features",),
     }
 

@@ -47,6 +47,8 @@ class Manifest(BaseModel):
         gate: The verdict that let it through.
         rejected: Why it must not serve; it is kept for those who ask.
         lists_seen: Lists that it learned from, its ancestors' included.
+        learned_until: The time of the newest of them, ms: who goes on from here has no need of
+            those before.
         offsets: How far it had read, by `topic[partition]`.
         files: The rest of the folder.
     """
@@ -65,6 +67,7 @@ class Manifest(BaseModel):
     gate: dict[str, JsonValue] | None = None
     rejected: str | None = None
     lists_seen: Annotated[int, Field(ge=0)] = 0
+    learned_until: int | None = None
     offsets: dict[str, int] = {}
     files: dict[str, File]
 

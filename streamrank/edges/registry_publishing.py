@@ -61,6 +61,7 @@ def publish(
     gate: Mapping[str, Any] | None = None,
     rejected: str | None = None,
     lists_seen: int = 0,
+    learned_until: int | None = None,
     offsets: Mapping[str, int] | None = None,
 ) -> Manifest:
     """Let a new version appear, after the checks that `load` makes.
@@ -77,6 +78,7 @@ def publish(
         gate: The gate's verdict.
         rejected: Why it must not serve, if it must not.
         lists_seen: Lists that it learned from.
+        learned_until: The time of the newest of them, ms.
         offsets: How far it had read.
 
     Returns:
@@ -99,6 +101,7 @@ def publish(
         "gate": None if gate is None else dict(gate),
         "rejected": rejected,
         "lists_seen": lists_seen,
+        "learned_until": learned_until,
         "offsets": dict(offsets or {}),
         "files": entries(files),
     }

@@ -117,6 +117,7 @@ class Learner:
         steps: Steps so far.
         memory: The past.
         mean: The Ranker with the running mean of the weights: what is handed out.
+        graph: What they are handed out in; made with the first export, which takes seconds.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class Learner:
         self.updates = self.lists = self.steps = 0
         self.memory = Reservoir[Example](size=recipe.memory, fading=recipe.fading, seed=seed)
         self._newest: list[Example] = []
-        self._graph: Graph | None = None
+        self.graph: Graph | None = None
         self._injectable = True
         self._start(ranker)
 
@@ -292,16 +293,16 @@ class Learner:
         """Return the graph with the mean weights, `None` where it cannot take them."""
         for _ in range(2):
             try:
-                if self._graph is None and self._injectable:
-                    self._graph = Graph.of(self.mean)
+                if self.graph is None and self._injectable:
+                    self.graph = Graph.of(self.mean)
             except NotInjectable:
                 self._injectable = False
-            if self._graph is None:
+            if self.graph is None:
                 return None
             try:
-                return self._graph.with_weights(self.weights())
+                return self.graph.with_weights(self.weights())
             except NotInjectable:  # it went back to a version with other bins
-                self._graph = None
+                self.graph = None
         return None
 
     # --- stopped and resumed ------------------------------------------------------------------

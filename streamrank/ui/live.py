@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
@@ -77,6 +78,27 @@ class LiveView:
         elif picture.seconds - self._last >= self._every:
             self._last = picture.seconds
             self.console.print(line(picture), markup=False, highlight=False, soft_wrap=True)
+
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def spark(values: Sequence[float], width: int = 10) -> str:
+    """Return how a figure has gone: bars of its means, and the first and the last of them.
+
+    Examples:
+        >>> spark([0.5, 0.5, 0.6, 0.6, 0.9, 0.9], width=3)
+        '▁▃█ 0.500 → 0.900'
+        >>> spark([])
+        ''
+    """
+    if not values:
+        return ""
+    parts = np.array_split(np.asarray(values, np.float64), min(width, len(values)))
+    means = np.array([part.mean() for part in parts])
+    spread = max(float(np.ptp(means)), 1e-9)
+    places = ((means - means.min()) / spread * (len(BARS) - 1)).round().astype(int)
+    return f"{''.join(BARS[place] for place in places)} {means[0]:.3f} → {means[-1]:.3f}"
 
 
 def line(picture: Picture) -> str:
@@ -157,7 +179,22 @@ def summary(report: Mapping[str, Any], change: Change | None) -> Iterator[Render
             "latency": f"{latency} from request to ranked list",
             "re-ranked": f"{report['reranked']:,} lists, each by a deed of who looked at it",
             "dead letters": f"{report['dead_letters']:,}",
+            "versions": learned(report["models"]),
         }
+    )
+
+
+def learned(models: Sequence[Mapping[str, Any]]) -> str:
+    """Say how many versions there are beside the first, and what the gate said of them.
+
+    Examples:
+        >>> learned([{"published": True}, {"published": True}, {"published": False}])
+        '2 learned live: 1 published, 1 refused by the gate'
+    """
+    published = sum(bool(one["published"]) for one in models[1:])
+    refused = max(0, len(models) - 1) - published
+    return (
+        f"{published + refused} learned live: {published} published, {refused} refused by the gate"
     )
 
 

@@ -176,7 +176,8 @@ def test_a_record_larger_than_the_broker_keeps_is_refused_at_once() -> None:
 def test_the_readers_are_those_of_the_flows() -> None:
     known = Settings(kafka=KafkaSection(prefix="shop.", group="ranker"))
     assert readers_of(known) == {
-        "shop.events": ("ranker-features", "ranker-rank"),
-        "shop.requests": ("ranker-rank",),
+        "shop.events": ("ranker-features", "ranker-rank", "ranker-learn"),
+        "shop.requests": ("ranker-rank", "ranker-learn"),
+        "shop.served": ("ranker-learn",),
         "shop.rankings": ("ranker-features",),
     }

@@ -24,6 +24,8 @@ FIGURES = {
     "p99": "12345.6 ms",
     "re-ranked": "1,234,567",
     "dead letters": "1,234",
+    "versions": "120 learned live: 35 published, 85 refused by the gate; 36 served",
+    "quality": "▁▂▃▄▅▆▇█▇█ 0.668 → 0.712",
 }
 QUALITY = texts(
     {
@@ -46,6 +48,7 @@ REPORT = {
     "duplicated": 0,
     "reranked": 55,
     "dead_letters": 2,
+    "models": [{"published": True}, {"published": True}, {"published": False}],
 }
 
 
@@ -152,6 +155,7 @@ def test_the_summary_says_what_came_of_every_request() -> None:
     assert _row(text, "streamrank") == ["streamrank", "10", "0.5000"]
     assert CHANGE.deed in " ".join(words(text))
     assert "dead letters  2" in text
+    assert "2 learned live: 1 published, 1 refused by the gate" in text
 
 
 def test_counts_are_whole_and_rates_have_four_places() -> None:
