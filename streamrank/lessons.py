@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from streamrank.errors import StreamRankError
-from streamrank.evaluation import metrics
+from streamrank.evaluation import metrics, segments
 from streamrank.evaluation.progressive import Progressive
 from streamrank.features.inputs import Array, Inputs
 from streamrank.learning import gate
@@ -120,11 +120,14 @@ class Rules:
         batch: New lists that make an update.
         every: How long a new list waits for an update of fewer; `None` for as long as it takes.
         gate: What a challenger must be.
+        abreast: Challengers that may be judged at the same time, each by the lists after its own
+            making: so that one that is refused does not cost the time of the next one.
     """
 
     batch: int = 64
     every: timedelta | None = timedelta(seconds=2)
     gate: gate.Rules = field(default_factory=gate.Rules)
+    abreast: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +167,8 @@ class Challenger:
     ranker: Ranker
     lists: int
     until: int
+    held: dict[str, Example] = field(default_factory=dict)
+    """Lists that came since, by id."""
 
 
 class Lessons:
@@ -191,8 +196,7 @@ class Lessons:
         self.parent: str | None = None  # of the champion, where this learner published it
         self._since: datetime | None = None
         self._serves = outside.load(champion)
-        self._challenger: Challenger | None = None
-        self._held: dict[str, Example] = {}
+        self._challengers: list[Challenger] = []  # the oldest first
         self._refused = 0
         self._live: list[Example] = []  # lists that the champion served
         # Lists before this were learned from by whoever made the champion; and of those since,
@@ -261,10 +265,10 @@ class Lessons:
         self.waiting.append(example)
         self._since = self._since or now
         news: list[News] = []
-        if self._challenger is not None:
-            self._hold(example)
-            if self._told() >= self.rules.gate.lists:
-                news += self._judge(self._challenger, now)
+        for challenger in self._challengers:
+            self._hold(challenger, example)
+        if self._challengers and _told(self._challengers[0]) >= self.rules.gate.lists:
+            news += self._judge(self._challengers.pop(0), now)
         news += self._watch(now)
         if len(self.waiting) >= self.rules.batch:
             news += self._update(now)
@@ -281,32 +285,27 @@ class Lessons:
         lists, self.waiting, self._since = self.waiting, [], None
         self._until = max(self._until, *(one.at for one in lists))
         updated = self.learner.update(lists)
-        if self._challenger is None:
+        if len(self._challengers) < self.rules.abreast:
             ranker = copy.deepcopy(self.learner.mean)
             exported, lists_seen = self.learner.exported(), self.learner.lists
-            self._challenger = Challenger(exported, ranker, lists_seen, self._until)
-            self._held = {}
+            self._challengers.append(Challenger(exported, ranker, lists_seen, self._until))
         return [updated]
 
     # --- prove --------------------------------------------------------------------------------
 
-    def _hold(self, example: Example) -> None:
+    def _hold(self, challenger: Challenger, example: Example) -> None:
         """Hold a list for the gate; a correction replaces the labels of one that is held."""
-        known = self._held.get(example.id)
+        held = challenger.held
+        known = held.get(example.id)
         if known is not None:
-            self._held[example.id] = replace(known, labels=example.labels)
+            held[example.id] = replace(known, labels=example.labels)
         elif not example.revision:
-            self._held[example.id] = example
-            if len(self._held) > HELD * max(1, self.rules.gate.lists):
-                del self._held[next(iter(self._held))]
-
-    def _told(self) -> int:
-        labels = (one.labels[:, 0] for one in self._held.values())
-        return sum(bool(own.any() and not own.all()) for own in labels)
+            held[example.id] = example
+            if len(held) > HELD * max(1, self.rules.gate.lists):
+                del held[next(iter(held))]
 
     def _judge(self, challenger: Challenger, now: datetime) -> list[News]:
-        lists = list(self._held.values())
-        self._challenger, self._held = None, {}
+        lists = list(challenger.held.values())
         verdict = self._verdict(challenger, lists)
         if not verdict.passed and not _finite(challenger.exported.weights):
             return [self._go_back(self.champion, verdict.reason, rolled_back=False)]
@@ -356,10 +355,18 @@ class Lessons:
             challenger=scores,
             torch=training.scored(challenger.ranker, lists),
             users=[one.user for one in lists],
+            segments=self._segments(lists),
             seconds=seconds,
             weights_finite=_finite(challenger.exported.weights),
         )
         return gate.judge(evidence, self.rules.gate)
+
+    def _segments(self, lists: Sequence[Example]) -> list[frozenset[str]]:
+        """Return the segments of each list, by what is remembered of the lists learned from."""
+        if not self.rules.gate.segments:
+            return []
+        known = segments.Known.of(self.learner.memory.kept)
+        return [segments.of(one, known) for one in lists]
 
     # --- watch --------------------------------------------------------------------------------
 
@@ -418,8 +425,14 @@ class Lessons:
         self._serves = self.outside.load(version)
         if version != self.champion:
             self.champion, self.parent, self._live = version, None, []
-        self._challenger, self._held, self._refused = None, {}, 0
+        self._challengers, self._refused = [], 0
         return WentBack(version, reason, rolled_back)
+
+
+def _told(challenger: Challenger) -> int:
+    """Return how many of the lists held for a challenger can tell one order from another."""
+    labels = (one.labels[:, 0] for one in challenger.held.values())
+    return sum(bool(own.any() and not own.all()) for own in labels)
 
 
 def _timed(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,12 +39,16 @@ class Publishing:
         name: The model.
         schema: What its features are made of.
         announcer: Who tells it; `None` where nobody listens.
+        keep: How many of the newest versions stay; `None` for all.
+        max_age: How old they may get that do not serve; `None` for any age.
     """
 
     root: str | Path
     name: str
     schema: Schema
     announcer: Announces | None = None
+    keep: int | None = None
+    max_age: timedelta | None = None
 
     def current(self) -> str | None:
         """Return the version that serves, also where somebody else chose it."""
@@ -62,7 +66,7 @@ class Publishing:
         learned_until: int | None = None,
         rejected: str | None = None,
     ) -> Manifest:
-        """Let a version appear in the registry; it does not serve yet.
+        """Let a version appear in the registry; it does not serve yet. The oldest may go.
 
         Args:
             exported: What learning made.
@@ -77,7 +81,7 @@ class Publishing:
         Raises:
             RegistryError: The version is refused, or the registry cannot be written.
         """
-        return registry.publish(
+        manifest = registry.publish(
             self.root,
             self.name,
             exported,
@@ -90,6 +94,20 @@ class Publishing:
             rejected=rejected,
             lists_seen=lists_seen,
             learned_until=learned_until,
+        )
+        self._retain(manifest, now)
+        return manifest
+
+    def _retain(self, manifest: Manifest, now: datetime) -> None:
+        if self.keep is None:
+            return
+        registry.retain(
+            self.root,
+            self.name,
+            keep=self.keep,
+            now=now,
+            max_age=self.max_age,
+            serving=[manifest.version],
         )
 
     def announce(

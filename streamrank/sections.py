@@ -225,6 +225,12 @@ class LearnSection(Section):
     """How far the learner stands back for other processes."""
 
 
+Segment = Literal[
+    "new user", "known user", "history 0", "history 1-4", "history 5-19", "history 20+",
+    "new item", "tail item", "head item",
+]  # fmt: skip
+
+
 class GateSection(Section):
     """What a version must be before it serves, on lists that nobody has learned from."""
 
@@ -238,6 +244,12 @@ class GateSection(Section):
     """How sure a difference must be to count as one."""
     latency: Annotated[float, Field(ge=1, le=100)] = 1.5
     """How many times the time of the version that serves it may take."""
+    segments: tuple[Segment, ...] = ()
+    """Kinds of lists in which it must not surely lose, as "new user" or "new item"."""
+    segment_loss: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """How much of the metric it may lose there."""
+    abreast: Annotated[int, Field(ge=1, le=16)] = 3
+    """Versions that may be judged at the same time, each by the lists after it was made."""
 
 
 class KafkaSection(Section):

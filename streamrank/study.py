@@ -29,8 +29,11 @@ def rules_of(known: Settings, every: timedelta | None) -> Rules:
         require=own.require,
         confidence=own.confidence,
         latency=own.latency,
+        segments=own.segments,
+        segment_loss=own.segment_loss,
     )
-    return Rules(batch=known.learn.batch, every=every, gate=judged)
+    learn = known.learn
+    return Rules(batch=learn.batch, every=every, gate=judged, abreast=own.abreast)
 
 
 def recipe_of(known: Settings) -> Online:
@@ -45,7 +48,14 @@ def outside_of(
     """Return the settings' registry, and ONNX Runtime, as lessons need them."""
     root, name, plan = known.registry.path, known.model.name, deployment.plan_of(known)
     return Outside(
-        publisher=Publishing(root, name, plan.schema, announcer),
+        publisher=Publishing(
+            root,
+            name,
+            plan.schema,
+            announcer,
+            keep=known.registry.keep,
+            max_age=known.registry.max_age,
+        ),
         load=partial(registry.load, root, name, provider="cpu", features=plan.features),
         weights=partial(registry.weights, root, name),
         build=partial(OnnxScorer, version="", provider="cpu"),

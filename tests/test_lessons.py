@@ -233,3 +233,23 @@ def test_lessons_that_were_stopped_go_on_exactly() -> None:
     assert len(resumed.waiting) == 30
     parts = [lists(30, 2), lists(20, 3)]
     assert weights_after(whole, parts) == weights_after(resumed, parts)
+
+
+def test_challengers_are_judged_abreast_each_by_the_lists_after_its_own_making() -> None:
+    lessons, _ = begun()
+    lessons.rules = dataclasses.replace(lessons.rules, batch=20, abreast=3)
+    news = [one for n in range(12) for one in lessons.take(lists(20, n), TIME)]
+    judged = [one for one in news if isinstance(one, Judged)]
+    assert len(judged) > 12 * 20 / 70  # more than there is time for, one after the other
+    seen = [one.lists_seen for one in judged]
+    assert seen == sorted(seen)
+    assert all(one.verdict.figures["lists"] >= 50 for one in judged if one.verdict.figures)
+
+
+def test_a_segment_that_is_named_is_looked_at() -> None:
+    lessons, _ = begun()
+    named = dataclasses.replace(lessons.rules.gate, segments=("new item",), segment_loss=0.0)
+    lessons.rules = dataclasses.replace(lessons.rules, gate=named)
+    news = [one for n in range(6) for one in lessons.take(lists(60, n), TIME)]
+    judged = [one.verdict.figures for one in news if isinstance(one, Judged)]
+    assert any("new item" in name for figures in judged for name in figures)
