@@ -1,6 +1,6 @@
 """How soon what people do counts: in the next list, and in the model.
 
-    python tests/benchmarks/freshness.py --report freshness.json [--broker HOST:PORT] [--seconds 120]
+    python tests/benchmarks/freshness.py --report freshness.json [--broker HOST:PORT]
 
 The three flows run as processes on Apache Kafka, and simulated shoppers ask and click, all on this
 machine.  `click_to_ranking` is from a deed that was sent to the re-ranked list that it caused.
@@ -37,7 +37,7 @@ from streamrank.drive import Drive, now_ms
 from streamrank.edges import registry, topics
 from streamrank.edges.broker import HeldProducer, readers_of
 from streamrank.edges.kafka import Reader, connection
-from streamrank.events import Event, Interaction, Ranking
+from streamrank.events import Event, Interaction, Ranking, Request
 from streamrank.settings import Secrets, Settings
 from streamrank.tally import percentiles
 from streamrank.traffic import ShopperTraffic
@@ -61,7 +61,7 @@ class Notes(Changes):
     caused: list[float] = field(default_factory=list)
     first: dict[str, int] = field(default_factory=dict)
 
-    def sent(self, event: Event | None) -> None:
+    def sent(self, event: Event | Request | None) -> None:
         """Note a deed."""
         if isinstance(event, Interaction):
             self.deeds[event.id] = time.monotonic()
@@ -151,7 +151,7 @@ def play(place: stage.Stage, act: demo.Act, console: Console) -> Notes:
         for record in (notes.deeds, notes.clicks, notes.caused, notes.first):
             record.clear()
         traffic = act.traffic()
-        assert isinstance(traffic, ShopperTraffic)  # noqa: S101  # for the type
+        assert isinstance(traffic, ShopperTraffic)  # for the type
         drive.run(traffic, lambda seconds: None)
         answered = percentiles(drive.tally.latencies)
         console.print(f"{len(drive.tally.answers)} requests answered, {answered}")
