@@ -29,6 +29,8 @@ topics_app = typer.Typer(no_args_is_help=True, help="The topics, as the settings
 app.add_typer(topics_app, name="topics")
 models_app = typer.Typer(no_args_is_help=True, help="The versions of the model in the registry.")
 app.add_typer(models_app, name="models")
+letters_app = typer.Typer(no_args_is_help=True, help="The dead letters, and back again.")
+app.add_typer(letters_app, name="letters")
 people = Console(stderr=True)
 
 EventsOption = Annotated[
@@ -45,6 +47,10 @@ ReportOption = Annotated[
 RegistryOption = Annotated[
     str | None,
     typer.Option("--registry", help="Folder or address of the versions; else the settings'."),
+]
+SinceOption = Annotated[
+    str | None,
+    typer.Option("--since", help='From when on: a span back as "2h", or ISO 8601 with a zone.'),
 ]
 
 
@@ -276,6 +282,42 @@ def models_rollback(
     found = models_commands.rollback(
         settings_file, registry, version, reason=reason, bar=bar, force=force, console=people
     )
+    write_report(report, found)
+
+
+@letters_app.command("list")
+def letters_list(
+    since: SinceOption = None,
+    settings_file: SettingsOption = None,
+    report: ReportOption = None,
+) -> None:
+    """Show the dead letters by reason: how many, since when, an example, what became of them.
+
+    Example: `streamrank letters list --since 2h`
+    """
+    from streamrank import letters_commands
+
+    write_report(report, letters_commands.listed(settings_file, since, console=people))
+
+
+@letters_app.command("replay")
+def letters_replay(
+    reason: Annotated[
+        str, typer.Option(help="A part of the reason as `letters list` shows it; all for ''.")
+    ],
+    since: SinceOption = None,
+    settings_file: SettingsOption = None,
+    report: ReportOption = None,
+) -> None:
+    """Send letters back, once, to the topic that they came from.
+
+    What fails again comes back marked and is not sent a second time.
+
+    Example: `streamrank letters replay --reason "must hold at most"`
+    """
+    from streamrank import letters_commands
+
+    found = letters_commands.replayed(settings_file, reason, since, console=people)
     write_report(report, found)
 
 

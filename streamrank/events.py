@@ -37,6 +37,7 @@ __all__ = [
     "Limits",
     "Placed",
     "Ranking",
+    "Replayed",
     "Request",
     "Served",
     "Shown",
@@ -46,6 +47,7 @@ __all__ = [
     "decode_letter",
     "decode_ranking",
     "decode_served",
+    "decode_set_aside",
     "utc",
 ]
 
@@ -211,12 +213,32 @@ class Announcement(Message):
 
 
 class DeadLetter(Message):
-    """A record that could not be used: why, where it came from and what it was."""
+    """A record that could not be used: why, where it came from and what it was.
+
+    `letter` names the dead letter that the record was replayed from, where it was: one that
+    came back is not sent again.
+    """
 
     event: Literal["dead_letter"] = "dead_letter"
     reason: str
     origin: str
     payload: bytes
+    timestamp: Timestamp
+    key: bytes | None = None
+    letter: str | None = None
+
+
+class Replayed(Message):
+    """A word among the dead letters: some of this partition are about to be sent, or were.
+
+    The letters are offsets, `ends` is where each partition of their origin ended before: what
+    was sent by somebody who then died is found from there on.
+    """
+
+    event: Literal["replayed"] = "replayed"
+    done: bool
+    letters: Annotated[tuple[int, ...], Field(min_length=1)]
+    ends: dict[str, int] = {}
     timestamp: Timestamp
 
 
@@ -225,6 +247,9 @@ Incoming = Annotated[Item | User | Interaction | Shown | Request, Field(discrimi
 _INCOMING: TypeAdapter[Event | Request] = TypeAdapter(Incoming)
 _RANKING: TypeAdapter[Ranking] = TypeAdapter(Ranking)
 _LETTER: TypeAdapter[DeadLetter] = TypeAdapter(DeadLetter)
+_SET_ASIDE: TypeAdapter[DeadLetter | Replayed] = TypeAdapter(
+    Annotated[DeadLetter | Replayed, Field(discriminator="event")]
+)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -282,6 +307,15 @@ def decode_letter(payload: bytes) -> DeadLetter:
         ValueError: The record is no dead letter.
     """
     return _validated(_LETTER, payload, Limits(record_bytes=2**31))
+
+
+def decode_set_aside(payload: bytes) -> DeadLetter | Replayed:
+    """Read one record of topic `dead-letters`, also a word on letters that were replayed.
+
+    Raises:
+        ValueError: The record is neither.
+    """
+    return _validated(_SET_ASIDE, payload, Limits(record_bytes=2**31))
 
 
 def _validated(kind: TypeAdapter[T], payload: bytes, limits: Limits) -> T:

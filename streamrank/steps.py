@@ -74,7 +74,12 @@ def decode(
 def dead_letter(record: Incoming, reason: str, now: datetime) -> DeadLetter:
     """Return the dead letter of a record."""
     return DeadLetter(
-        reason=reason, origin=record.origin, payload=record.value, timestamp=milliseconds(now)
+        reason=reason,
+        origin=record.origin,
+        payload=record.value,
+        timestamp=milliseconds(now),
+        key=record.key,
+        letter=record.letter,
     )
 
 

@@ -13,7 +13,13 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Code
 from confluent_kafka.admin import AdminClient
 
-from streamrank.edges.kafka_connection import Incoming, Settings, address, for_admin
+from streamrank.edges.kafka_connection import (
+    LETTER_HEADER,
+    Incoming,
+    Settings,
+    address,
+    for_admin,
+)
 from streamrank.edges.kafka_errors import (
     BrokerUnreachable,
     KafkaError,
@@ -41,6 +47,7 @@ _PASSING = (
     Code._TIMED_OUT,
 )
 A = TypeVar("A")
+Headers = list[tuple[str, str | bytes | None]] | dict[str, str | bytes | None]
 
 
 def _note(reasons: list[str], error: Code) -> None:
@@ -206,4 +213,14 @@ def as_incoming(message: Message, received: float) -> Incoming:
     assert topic is not None  # noqa: S101  # a record without error has them
     assert partition is not None  # noqa: S101
     assert offset is not None  # noqa: S101
-    return Incoming(topic, partition, offset, message.value() or b"", message.key(), received)
+    value, key, headers = message.value() or b"", message.key(), message.headers()
+    letter = named(headers, LETTER_HEADER) if headers else None
+    return Incoming(topic, partition, offset, value, key, received, letter)
+
+
+def named(headers: Headers, name: str) -> str | None:
+    """Return a record's header, `None` where it has none of this name."""
+    for key, value in headers.items() if isinstance(headers, dict) else headers:
+        if key == name and value is not None:
+            return value.decode(errors="replace") if isinstance(value, bytes) else value
+    return None

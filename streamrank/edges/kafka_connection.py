@@ -15,6 +15,8 @@ from streamrank.settings import KafkaSection, Secrets
 log = logging.getLogger(__name__)
 Settings = Mapping[str, str | int]
 ID_HEADER = "id"
+LETTER_HEADER = "letter"
+"""Marks a record that was replayed, with the dead letter that it was."""
 _FOR_CONSUMERS = ("group.id",)
 _FOR_PRODUCERS = ("message.timeout.ms",)
 
@@ -34,6 +36,7 @@ class Incoming:
     value: bytes
     key: bytes | None = None
     received: float = 0.0  # epoch ms
+    letter: str | None = None  # the dead letter that it was replayed from
 
     @property
     def origin(self) -> str:
