@@ -32,7 +32,7 @@ def count_user(plan: Plan, user: Entity, read: Read) -> tuple[Entity, list[Row |
         user, news = aggregate.describe(user, event, plan.schema.user)
         if not news:
             return user, []
-        user, row = _row(user, "user_fields", event.key, event.timestamp)
+        user, row = _row(user, "user_fields", event.key)
         return user, [row]
     if not isinstance(event, (Interaction, Shown, Ranking)):
         return user, []
@@ -41,7 +41,7 @@ def count_user(plan: Plan, user: Entity, read: Read) -> tuple[Entity, list[Row |
     user, verdict, changes = aggregate.deed(user, event, plan.schema, plan.rules.lateness)
     if verdict != "new":
         return user, [Skipped(verdict, read, user.ledger.newest)]
-    user, row = _row(user, "user_windows", event.key, event.timestamp)
+    user, row = _row(user, "user_windows", event.key)
     return user, [row, *changes]
 
 
@@ -63,16 +63,17 @@ def count_item(plan: Plan, item: Entity, change: Change | Item) -> tuple[Entity,
         item, news = aggregate.describe(item, change, plan.schema.item)
         if not news:
             return item, []
-        item, row = _row(item, "item_fields", change.item, change.timestamp)
+        item, row = _row(item, "item_fields", change.item)
     else:
         item = aggregate.impact(item, change, plan.schema)
         view: View = "item_next" if isinstance(change, Follow) else "item_windows"
-        item, row = _row(item, view, change.item, change.at)
+        item, row = _row(item, view, change.item)
     return item, [row]
 
 
-def _row(entity: Entity, view: View, key: str, at: int) -> tuple[Entity, Row]:
+def _row(entity: Entity, view: View, key: str) -> tuple[Entity, Row]:
     values: Values = entity.fields
+    at = max(entity.fields_at.values(), default=0)
     if view in ("user_windows", "item_windows") and entity.window is not None:
         at, values = entity.window.at, windows.pack(entity.window)
     elif view == "item_next":

@@ -48,7 +48,7 @@ class Entity:
     fields: dict[str, Value] = field(default_factory=dict)
     fields_at: dict[str, int] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
-    stamps: dict[str, int] = field(default_factory=dict)  # µs of the last row, by view
+    revisions: dict[str, int] = field(default_factory=dict)  # rows so far, by view
     touched: tuple[str, ...] = ()  # a user's last items, all different, the newest first
     session: str | None = None  # in which visit
     following: Transitions = field(default_factory=Transitions)  # what came after an item
@@ -138,18 +138,25 @@ def describe(
 
 
 def stamped(entity: Entity, view: str, at: int) -> tuple[Entity, int]:
-    """Return the revision that makes a row of this view newer than the one before.
+    """Return the revision that makes a row of this view newer than any that holds less.
 
     Stores drop a correction whose timestamp is not strictly newer; so the microseconds below
-    the event's millisecond count the rows.
+    the event's millisecond count the rows.  After a crash the same events come again, perhaps
+    in another order than the one whose rows are in the store already.  Time and count both
+    depend on what is in a row alone, so the row that holds more is the newer one even then.
+
+    Args:
+        entity: What is known of the user or item.
+        view: Where the row goes.
+        at: Event time of the newest event in the row, milliseconds: it never goes back.
 
     Examples:
         >>> entity, first = stamped(Entity(), "item_windows", 10**12)
         >>> first, stamped(entity, "item_windows", 10**12)[1]
         (0, 1)
     """
-    stamp = max(at * 1000, entity.stamps.get(view, 0) + 1)
-    return replace(entity, stamps=entity.stamps | {view: stamp}), stamp - at * 1000
+    revision = entity.revisions.get(view, 0)
+    return replace(entity, revisions=entity.revisions | {view: revision + 1}), revision
 
 
 def _counted(window: Window | None, channel: int, at: int, schema: Schema) -> Window:

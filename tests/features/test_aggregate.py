@@ -1,3 +1,6 @@
+from collections.abc import Sequence
+from random import Random
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,11 +82,31 @@ def test_a_later_event_wins_field_by_field_and_unknown_fields_are_left_out() -> 
     assert describe(item, User(id="2", timestamp=NOW, user="u"), {}) == (item, False)
 
 
-def test_every_row_of_a_view_is_newer_than_the_one_before() -> None:
-    entity, stamps = Entity(), []
-    for at in (NOW, NOW, NOW - 10, NOW + 1):
-        entity, revision = stamped(entity, "item_windows", at)
-        stamps.append(at * 1000 + revision)
+def rows_of(order: Sequence[int]) -> list[tuple[int, int]]:
+    """Stamp and total of an item's row after each of these deeds, given by their times."""
+    entity, rows = Entity(), []
+    for at in order:
+        entity = impact(entity, Impact("i", 0, NOW + at), SCHEMA)
+        window = entity.window
+        assert window is not None
+        entity, revision = stamped(entity, "item_windows", window.at)
+        rows.append((window.at * 1000 + revision, int(window.totals.sum())))
+    return rows
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=8), st.randoms(), st.integers(1, 8))
+def test_a_row_is_newer_than_any_that_holds_less_also_of_a_run_that_crashed(
+    deeds: list[int], chance: Random, crash: int
+) -> None:
+    """After a crash an item's deeds come in another order."""
+    before = rows_of(deeds[:crash])
+    again = deeds[:crash]
+    chance.shuffle(again)
+    store = max(before)
+    for row in rows_of([*again, *deeds[crash:]]):
+        store = max(store, row, key=lambda row: row[0])  # as stores do: the first one of a stamp
+    assert store[1] == len(deeds)
+    stamps = [stamp for stamp, _ in before]
     assert stamps == sorted(set(stamps))
 
 
