@@ -149,6 +149,12 @@ class Kafka(_Service):
     name: str = "kafka"
     auto_create: bool = True
     """As brokers come out of the box: a careless client makes topics by asking for them."""
+    more: str = ""
+    """Properties that stand after the usual ones, and instead of them."""
+    formatting: tuple[str, ...] = ()
+    """More words for StorageTool, as the first users."""
+    client: dict[str, str | int | float | bool] = field(default_factory=dict)
+    """What a client needs beside the address to be let in."""
 
     def __post_init__(self) -> None:
         if shutil.which("java") is None or not any(LIBRARIES.glob("kafka_2.13-*.jar")):
@@ -157,14 +163,15 @@ class Kafka(_Service):
                 "run `python tests/services.py install`"
             )
         self.port, controller = free_port(), free_port()
-        properties = SERVER_PROPERTIES.format(
+        properties = (SERVER_PROPERTIES + self.more).format(
             port=self.port,
             controller=controller,
             folder=self.folder,
             auto_create=str(self.auto_create).lower(),
         )
         (self.folder / "server.properties").write_text(properties)
-        self._java("kafka.tools.StorageTool", "format", "--standalone", "-t", CLUSTER_ID, "-c")
+        words = ("format", "--standalone", "-t", CLUSTER_ID, *self.formatting, "-c")
+        self._java("kafka.tools.StorageTool", *words)
 
     @property
     def bootstrap(self) -> str:
@@ -184,7 +191,7 @@ class Kafka(_Service):
             raise NotStarted(f"{arguments[0]} failed:\n{done.stdout.decode()[-2000:]}")
 
     def _answers(self) -> bool:
-        client = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        client = AdminClient(self.client | {"bootstrap.servers": self.bootstrap, "log_level": 0})
         try:
             return bool(client.list_topics(timeout=2).brokers)
         except KafkaException:
@@ -193,9 +200,10 @@ class Kafka(_Service):
 
 @dataclass
 class Redis(_Service):
-    """A Redis server that keeps nothing on disk."""
+    """A Redis server; a `durable` one has on its disk whatever it acknowledged."""
 
     name: str = "redis"
+    durable: bool = False
 
     def __post_init__(self) -> None:
         if shutil.which("redis-server") is None:
@@ -210,7 +218,8 @@ class Redis(_Service):
     def start(self) -> None:
         """Start it."""
         command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port)]
-        self.launch([*command, "--save", "", "--appendonly", "no"], self._answers)
+        kept = "yes" if self.durable else "no"
+        self.launch([*command, "--save", "", "--appendonly", kept], self._answers)
 
     def _answers(self) -> bool:
         try:

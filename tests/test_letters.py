@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from bytewax.testing import TestingSink, TestingSource, run_main
+from rich.console import Console
 
 from flows import rank
 from streamrank import deployment, letters_commands, settings, steps
@@ -196,7 +197,7 @@ def test_the_list_groups_by_reason_and_says_what_became_of_them(
         project.letter(2, TOO_MANY.replace("got 3", "got 77"), timestamp=AT + 1000),
         project.letter(3, "event: Invalid JSON", payload=b"\xff" * 1000, topic="events"),
     )
-    console = letters_commands.Console(stderr=True)
+    console = Console(stderr=True)
     letters_commands.replayed(path, "at most", str(NOW), console=console)
     found = letters_commands.listed(path, None, console=console)
     assert found["letters"] == 3
@@ -220,7 +221,7 @@ def test_what_came_back_is_refused_aloud(project: Project, tmp_path: Path) -> No
     project.set_aside(project.letter(1, letter="dead-letters[0]@0"))
     replay = partial(letters_commands.replayed, path, "at most", None)
     with pytest.raises(letters_commands.RefusedAgain, match=r"1 letters .* are not sent again"):
-        replay(console=letters_commands.Console(stderr=True))
+        replay(console=Console(stderr=True))
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-01-01T00:00:00", "-1h", "9" * 30 + "d"])
