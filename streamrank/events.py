@@ -11,7 +11,7 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Literal, TypeVar
 
@@ -25,7 +25,17 @@ from pydantic import (
 )
 
 from streamrank.served import Served, decode_served
-from streamrank.values import Fields, Id, Name, Timestamp, Value, reason
+from streamrank.values import (
+    MAX_FIELDS,
+    MAX_LIST,
+    MAX_TEXT,
+    Fields,
+    Id,
+    Name,
+    Timestamp,
+    Value,
+    reason,
+)
 
 __all__ = [
     "Announcement",
@@ -199,6 +209,8 @@ class Ranking(_ByPerson):
     policy: str
     features: str
     latency_ms: float
+    degraded: Literal[True] | None = None
+    """Set where the feature store did not answer: from the cache and the session alone."""
 
 
 class Announcement(Message):
@@ -259,6 +271,33 @@ class Limits:
 
     record_bytes: int = 1_000_000
     candidates: int = 1_000
+    fields: int = MAX_FIELDS
+    text: int = MAX_TEXT
+    list: int = MAX_LIST
+    usual: bool = field(init=False)
+    """Whether fields may be what the messages themselves allow: there is nothing to look at."""
+
+    def __post_init__(self) -> None:
+        usual = (self.fields, self.text, self.list) == (MAX_FIELDS, MAX_TEXT, MAX_LIST)
+        object.__setattr__(self, "usual", usual)
+
+    def check_fields(self, where: str, fields: Fields) -> None:
+        """Refuse fields that are more or larger than allowed.
+
+        Raises:
+            ValueError: The text names field, rule and value.
+        """
+        if len(fields) > self.fields:
+            raise ValueError(f"{where}: must have at most {self.fields} items, got {len(fields)}")
+        for name, value in fields.items():
+            texts = value if isinstance(value, tuple) else (value,)
+            if len(texts) > self.list:
+                rule = f"must have at most {self.list} items, got {len(texts)}"
+                raise ValueError(f"{where}.{name}: {rule}")
+            longest = max((len(one) for one in texts if isinstance(one, str)), default=0)
+            if longest > self.text:
+                rule = f"must have at most {self.text} characters, got {longest}"
+                raise ValueError(f"{where}.{name}: {rule}")
 
 
 def decode(payload: bytes, limits: Limits = Limits()) -> Event | Request:
@@ -288,6 +327,10 @@ def decode(payload: bytes, limits: Limits = Limits()) -> Event | Request:
             f"{event.event}.items: must hold at most {limits.candidates} candidates, "
             f"got {len(event.items)}"
         )
+    if not limits.usual:
+        limits.check_fields(f"{event.event}.fields", event.fields)
+        for index, item in enumerate(getattr(event, "items", ())):
+            limits.check_fields(f"{event.event}.items.{index}.fields", item.fields)
     return event
 
 

@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from streamrank.features.schema import FieldKind
+from streamrank.values import MAX_FIELDS, MAX_LIST, MAX_TEXT
 
 _UNITS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 
@@ -110,6 +111,12 @@ class EventsSection(Section):
     """A larger record goes to the dead letters."""
     max_candidates: Annotated[int, Field(ge=1, le=10_000)] = 1_000
     """A longer list goes to the dead letters."""
+    max_fields: Annotated[int, Field(ge=1, le=MAX_FIELDS)] = MAX_FIELDS
+    """An event, or a candidate, with more fields goes to the dead letters."""
+    max_text: Annotated[int, Field(ge=1, le=MAX_TEXT)] = MAX_TEXT
+    """A field with a longer text goes to the dead letters with its record; in characters."""
+    max_list: Annotated[int, Field(ge=1, le=MAX_LIST)] = MAX_LIST
+    """A field that is a list of more texts or numbers likewise."""
     max_ahead: Duration = timedelta(hours=1)
     """An event dated further ahead of the clock goes to the dead letters."""
 
@@ -181,6 +188,8 @@ class RankSection(Section):
     """How old a row of the store may be in the reader's cache."""
     cache_rows: Annotated[int, Field(ge=1)] = 100_000
     """Rows in the reader's cache."""
+    store_wait: Duration = timedelta(milliseconds=250)
+    """Within what Redis must answer; without it lists are made of the cache, marked degraded."""
 
 
 class ModelSection(Section):

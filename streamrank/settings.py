@@ -148,7 +148,14 @@ class Settings(BaseSettings):
 
     def limits(self) -> Limits:
         """Return the sizes beyond which a record is refused."""
-        return Limits(self.events.max_record_bytes, self.events.max_candidates)
+        found = self.events
+        return Limits(
+            found.max_record_bytes,
+            found.max_candidates,
+            found.max_fields,
+            found.max_text,
+            found.max_list,
+        )
 
     def rules(self) -> Rules:
         """Return how much is remembered of each user."""

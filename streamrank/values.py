@@ -21,6 +21,8 @@ LATEST = 253_402_300_799_999
 """The end of year 9999 in milliseconds.  A larger number is in micro- or nanoseconds."""
 MAX_TEXT = 100_000
 MAX_FIELDS = 256
+MAX_LIST = 10_000
+"""The settings may allow less of each of these, and not more."""
 
 _AS_IT_IS, _AFTER_READING = "(as it is)", "(after reading)"
 
@@ -105,7 +107,12 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 Number = Annotated[float, Strict()]
 Value = Annotated[
-    Text | Number | Annotated[bool, Strict()] | tuple[Text, ...] | tuple[Number, ...] | None,
+    Text
+    | Number
+    | Annotated[bool, Strict()]
+    | Annotated[tuple[Text, ...], Field(max_length=MAX_LIST)]
+    | Annotated[tuple[Number, ...], Field(max_length=MAX_LIST)]
+    | None,
     Field(union_mode="left_to_right"),
 ]
 """What a field may hold: the five kinds of Metarank, and null for "no value"."""
@@ -157,6 +164,9 @@ def _rule(fault: ErrorDetails) -> str:
     return f"must {rest}" if should and " " not in subject else rule
 
 
+_SIZES = {"string_too_long", "finite_number", "too_long"}
+
+
 def _of_a_kind(fault: ErrorDetails) -> str | None:
     """Return the rule where the kind of a field's value was right, and its size was not."""
-    return _rule(fault) if fault["type"] in {"string_too_long", "finite_number"} else None
+    return _rule(fault) if fault["type"] in _SIZES else None

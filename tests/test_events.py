@@ -30,7 +30,8 @@ from streamrank.events import (
     decode_ranking,
     decode_served,
 )
-from streamrank.values import EARLIEST, LATEST
+from streamrank.settings import Settings, changed
+from streamrank.values import EARLIEST, LATEST, MAX_LIST
 
 AT = 1541548939000
 
@@ -488,3 +489,51 @@ def test_scores_that_do_not_fit_the_items_are_refused() -> None:
     wrong = Served(**{name: getattr(whole, name) for name in whole.__slots__} | {"items": ("i1",)})
     with pytest.raises(ValueError, match=r"each of 1 items, got shape \(2, 1\)"):
         decode_served(wrong.encode())
+
+
+# --- limits by setting ------------------------------------------------------------------------
+
+LIMITED = [
+    ({"max_record_bytes": 1_000}, payload(tenant="x" * 2_000), "record: must have at most 1000 b"),
+    ({"max_candidates": 1}, request(items=[{"id": "a"}, {"id": "b"}]), "request.items: must hold"),
+    (
+        {"max_fields": 2},
+        payload(fields=dict.fromkeys("abc", 1)),
+        "user.fields: must have at most 2",
+    ),
+    (
+        {"max_fields": 2},
+        request(items=[{"id": "i1", "fields": dict.fromkeys("abc", 1)}]),
+        "request.items.0.fields: must have at most 2 items, got 3",
+    ),
+    ({"max_text": 3}, payload(fields={"t": "four"}), "user.fields.t: must have at most 3 charact"),
+    ({"max_text": 3}, payload(fields={"t": ["a", "four"]}), "user.fields.t: must have at most 3 c"),
+    ({"max_list": 2}, payload(fields={"t": ["a"] * 3}), "user.fields.t: must have at most 2 items"),
+    ({"max_list": 2}, payload(fields={"n": [1, 2, 3]}), "user.fields.n: must have at most 2 item"),
+    (
+        {"max_list": 2},
+        payload(fields=[{"name": "n", "value": [1, 2, 3]}]),
+        "user.fields.n: must have at most 2 items, got 3",
+    ),
+]
+
+
+@pytest.mark.parametrize(("section", "record", "said"), LIMITED)
+def test_each_size_has_a_setting_beyond_which_a_record_is_refused(
+    section: dict[str, int], record: bytes, said: str
+) -> None:
+    limits = changed(Settings(), {"events": section}).limits()
+    assert reason(record) == ""
+    assert (refusal(partial(decode, limits=limits), record) or "").startswith(said)
+
+
+def test_what_is_just_within_the_settings_limits_is_read() -> None:
+    section = {"max_fields": 3, "max_text": 3, "max_list": 2, "max_candidates": 1}
+    limits = changed(Settings(), {"events": section}).limits()
+    fields = {"t": "abc", "ts": ["abc", ""], "n": [1, 2]}
+    assert decode(request(fields=fields, items=[{"id": "i", "fields": fields}]), limits)
+
+
+def test_a_list_longer_than_any_setting_allows_is_refused_by_its_kind() -> None:
+    said = reason(payload(fields={"n": [1] * (MAX_LIST + 1)}))
+    assert said.startswith("user.fields.n: must have at most 10000 items")
