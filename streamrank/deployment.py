@@ -15,6 +15,7 @@ from streamrank import events, settings, steps_learning, study_kept, swap
 from streamrank.edges import kafka, onnxruntime, registry
 from streamrank.edges.announcements import Announcer, Listener
 from streamrank.edges.cache import CachedStore
+from streamrank.edges.patience import PatientStore
 from streamrank.edges.registry import Verified
 from streamrank.features import inputs
 from streamrank.learning import join
@@ -109,7 +110,7 @@ def features_flow(build: Callable[..., Dataflow]) -> Dataflow:
         _source(known, connection, "features", *topics),
         kafka.KafkaSink(connection, known.topic("dead-letters")),
         plan=plan_of(known),
-        store=FeastStore(known, secrets),
+        store=PatientStore(FeastStore(known, secrets), known.kafka.delivery_timeout),
         decoders=decoders_of(known, *topics),
         ttl=known.windows.ttl,
         flush=known.windows.flush,
@@ -125,7 +126,9 @@ def rank_flow(build: Callable[..., Dataflow]) -> Dataflow:
     connection = kafka.connection(known.kafka, secrets)
     topics = ("events", "requests")
     store = CachedStore(
-        FeastStore(known, secrets), max_rows=known.rank.cache_rows, max_age=known.rank.cache_age
+        FeastStore(known, secrets, wait=known.rank.store_wait),
+        max_rows=known.rank.cache_rows,
+        max_age=known.rank.cache_age,
     )
     flow = build(
         _source(known, connection, "rank", *topics),

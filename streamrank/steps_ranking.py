@@ -116,10 +116,11 @@ def _filled(plan: Plan, query: Query, known: Iterable[object]) -> Query:
 
 @dataclass(frozen=True, slots=True)
 class Enriched:
-    """A query with the model's inputs."""
+    """A query with the model's inputs; `degraded`, where the store did not answer."""
 
     query: Query
     inputs: Inputs
+    degraded: bool = False
 
 
 def enrich(plan: Plan, store: FeatureStore, queries: Sequence[Query]) -> list[Enriched]:
@@ -145,7 +146,8 @@ def enrich(plan: Plan, store: FeatureStore, queries: Sequence[Query]) -> list[En
             item_fields=[item_fields.get(i, {}) for i in ids],
             next_items=next_items,
         )
-        enriched.append(Enriched(query, inputs.build(plan.schema, query, rows)))
+        built = inputs.build(plan.schema, query, rows)
+        enriched.append(Enriched(query, built, store.degraded))
     return enriched
 
 
@@ -184,13 +186,14 @@ class Scored:
     inputs: Inputs
     scores: Array
     model: str
+    degraded: bool = False
 
 
 def score(scorer: Scorer, batch: Sequence[Enriched]) -> list[Scored]:
     """Score a batch of lists in as few runs of the model as their sizes allow."""
     scores = scorer.score([enriched.inputs for enriched in batch])
     return [
-        Scored(enriched.query, enriched.inputs, list_scores, scorer.version)
+        Scored(enriched.query, enriched.inputs, list_scores, scorer.version, enriched.degraded)
         for enriched, list_scores in zip(batch, scores, strict=True)
     ]
 
@@ -205,6 +208,7 @@ def to_ranking(plan: Plan, scored: Scored, now: datetime) -> Ranking:
         latency_ms=max(0.0, now.timestamp() * 1000 - scored.query.received),
         k=plan.k,
         policy="greedy" if scored.model else "incoming",
+        degraded=scored.degraded,
     )
 
 

@@ -1,21 +1,28 @@
-"""Rows kept on the reader's side: bounded in number, limited in age."""
+"""Rows kept on the reader's side: bounded in number, limited in age, old where nobody answers."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from threading import Lock
 
-from streamrank.edges.store import Row, RowStore, Values, View, fresh
+from streamrank.edges.store import Row, RowStore, StoreUnreachable, Values, View, fresh
+
+log = logging.getLogger(__name__)
+AGAIN = 1.0
+"""Seconds after which a store that did not answer is asked again."""
 
 
 class CachedStore:
     """A feature store that remembers what it read, and that there was nothing to read.
 
     What is not remembered is read from the store behind, in one batch a view.  Rows are
-    remembered whole, so that a value passes its TTL on time here too.  Threads may share it.
+    remembered whole, so that a value passes its TTL on time here too.  Where the store behind
+    does not answer, what is remembered is given out however old it is, and the store is left
+    alone for a second: one question of that second waits, and no other.  Threads may share it.
 
     Args:
         store: The store behind.
@@ -39,6 +46,8 @@ class CachedStore:
         self._clock = clock
         self._known: OrderedDict[tuple[View, str], tuple[float, Row | None]] = OrderedDict()
         self._lock = Lock()
+        self._away = 0.0
+        self.degraded = False
 
     def __len__(self) -> int:
         """Return how many rows are remembered."""
@@ -65,10 +74,28 @@ class CachedStore:
         found = self._remembered(view, keys, now)
         missing = [key for key in dict.fromkeys(keys) if key not in found]
         if missing:
-            news = dict(zip(missing, self._store.rows(view, missing), strict=True))
-            self._remember(view, news, now)
-            found |= news
+            found |= self._asked(view, missing, now)
         return [found[key] for key in keys]
+
+    def _asked(self, view: View, keys: Sequence[str], now: float) -> dict[str, Row | None]:
+        if self.degraded and now < self._away:
+            return self._old(view, keys)
+        try:
+            news = dict(zip(keys, self._store.rows(view, keys), strict=True))
+        except StoreUnreachable as error:
+            if not self.degraded:
+                log.warning("%s; lists are made of what is remembered", error)
+            self.degraded, self._away = True, self._clock() + AGAIN
+            return self._old(view, keys)
+        if self.degraded:
+            log.info("the store answers again")
+        self.degraded = False
+        self._remember(view, news, now)
+        return news
+
+    def _old(self, view: View, keys: Sequence[str]) -> dict[str, Row | None]:
+        with self._lock:
+            return {key: self._known.get((view, key), (0.0, None))[1] for key in keys}
 
     def _remembered(self, view: View, keys: Sequence[str], now: float) -> dict[str, Row | None]:
         found = {}

@@ -68,6 +68,7 @@ class FeastStore:
         settings: The fields, the store and its folder.
         secrets: The password of Redis.
         root: What a relative `store.path` is relative to.
+        wait: Within what Redis must answer.
         now: The clock.
 
     Raises:
@@ -81,12 +82,14 @@ class FeastStore:
         secrets: Secrets,
         *,
         root: Path = Path(),
+        wait: timedelta = repository.WAIT,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         schema = settings.feature_schema()
         path = repository.store_path(settings, root)
         redis = settings.store.online == "redis"
         self.ttl = settings.windows.ttl
+        self.degraded = False  # it answers, or raises
         self._name = f"Redis at {settings.store.redis}" if redis else f"SQLite in {path}"
         self._keeps_order = redis
         self._kinds = kinds_of(schema)
@@ -96,7 +99,7 @@ class FeastStore:
         defined = define(settings, root)
         self._views = defined.views
         with self._mapped():
-            self._config = repository.repo_config(settings, secrets, root)
+            self._config = repository.repo_config(settings, secrets, root, wait)
             feast = FeatureStore(config=self._config)
             with repository.held(path):
                 repository.prepare(settings, root)

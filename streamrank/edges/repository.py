@@ -22,6 +22,7 @@ import sqlite3
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ from streamrank.settings import Secrets, Settings
 
 SETTINGS_FILE = "streamrank.toml"
 _YAML = Path("feature_repo/feature_store.yaml")
-_TIMEOUT = 5  # seconds in which Redis must answer
+WAIT = timedelta(seconds=5)
+"""Within what Redis must answer."""
 
 
 def located() -> tuple[Settings, Path]:
@@ -78,7 +80,9 @@ def store_path(known: Settings, root: Path) -> Path:
     return (root / known.store.path).resolve()
 
 
-def repo_config(known: Settings, secrets: Secrets, root: Path) -> RepoConfig:
+def repo_config(
+    known: Settings, secrets: Secrets, root: Path, wait: timedelta = WAIT
+) -> RepoConfig:
     """Return Feast's configuration: what it would read from `feature_store.yaml`."""
     return RepoConfig(
         project=known.project,
@@ -88,13 +92,13 @@ def repo_config(known: Settings, secrets: Secrets, root: Path) -> RepoConfig:
             path=str(store_path(known, root) / "registry.db"),
             cache_ttl_seconds=0,  # never refreshed, so never in the way of a request
         ),
-        online_store=online_config(known, secrets, root),
+        online_store=online_config(known, secrets, root, wait),
         offline_store={"type": "dask"},
         entity_key_serialization_version=3,
     )
 
 
-def online_config(known: Settings, secrets: Secrets, root: Path) -> Any:
+def online_config(known: Settings, secrets: Secrets, root: Path, wait: timedelta = WAIT) -> Any:
     """Return Feast's configuration of the online store.
 
     Raises:
@@ -104,10 +108,10 @@ def online_config(known: Settings, secrets: Secrets, root: Path) -> Any:
         return SqliteOnlineStoreConfig(path=str(store_path(known, root) / "online.db"))
     from feast.infra.online_stores.redis import RedisOnlineStoreConfig
 
-    return RedisOnlineStoreConfig(connection_string=_redis_address(known, secrets))
+    return RedisOnlineStoreConfig(connection_string=_redis_address(known, secrets, wait))
 
 
-def _redis_address(known: Settings, secrets: Secrets) -> str:
+def _redis_address(known: Settings, secrets: Secrets, wait: timedelta) -> str:
     address = known.store.redis
     if "password=" in address:
         raise StoreRefused(
@@ -116,8 +120,9 @@ def _redis_address(known: Settings, secrets: Secrets) -> str:
         )
     options = [
         address,
-        f"socket_timeout={_TIMEOUT}",
-        f"socket_connect_timeout={_TIMEOUT}",
+        f"socket_timeout={wait.total_seconds():g}",
+        f"socket_connect_timeout={wait.total_seconds():g}",
+        "retry=null",  # by default it tries for seconds before it says that nobody answers
     ]
     if secrets.redis_password is not None:
         # Feast splits the options at commas and reads JSON: "1234" is a number without quotes.

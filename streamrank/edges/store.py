@@ -82,6 +82,10 @@ class FeatureStore(Protocol):
     def flush(self) -> None:
         """Put what still waits in memory to where it lasts."""
 
+    @property
+    def degraded(self) -> bool:
+        """Whether what was read last may be old or missing, as nobody answered."""
+
 
 class RowStore(FeatureStore, Protocol):
     """A store that also gives out whole rows, for `edges.cache.CachedStore`."""
@@ -104,6 +108,7 @@ class MemoryStore:
 
     def __init__(self, schema: Schema, ttl: timedelta) -> None:
         self.ttl = ttl
+        self.degraded = False
         self._kinds = kinds_of(schema)
         self._rows: dict[tuple[View, str], Row] = {}
 

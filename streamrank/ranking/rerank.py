@@ -46,6 +46,7 @@ def to_ranked(
     latency_ms: float,
     k: int,
     policy: str,
+    degraded: bool = False,
 ) -> Ranking:
     """Turn the scores of a query's candidates into the list for the application.
 
@@ -58,6 +59,7 @@ def to_ranked(
         k: How many to give where the query does not say.
         policy: How the order was chosen from the scores; both of ours leave nothing to chance,
             so every propensity is 1.
+        degraded: Whether the feature store did not answer.
 
     Returns:
         The ranked list; its `id` is the request's own, or for a trigger one of its own.
@@ -79,6 +81,7 @@ def to_ranked(
         policy=policy,
         features=features,
         latency_ms=round(latency_ms, 3),
+        degraded=True if degraded else None,
     )
 
 

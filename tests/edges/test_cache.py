@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from streamrank.edges.cache import CachedStore
-from streamrank.edges.store import MemoryStore, Row, View
+from streamrank.edges.store import MemoryStore, Row, StoreUnreachable, View
 from streamrank.features.schema import Schema
 
 NOW = 1_700_000_000_000
@@ -20,9 +20,12 @@ class CountingStore(MemoryStore):
     def __init__(self, ttl: timedelta = timedelta(days=1)) -> None:
         super().__init__(SCHEMA, ttl)
         self.asked: list[list[str]] = []
+        self.away = False
 
     def rows(self, view: View, keys: Sequence[str]) -> list[Row | None]:
         self.asked.append(list(keys))
+        if self.away:
+            raise StoreUnreachable("it must answer")
         return super().rows(view, keys)
 
 
@@ -125,3 +128,31 @@ def test_views_with_the_same_key_are_kept_apart() -> None:
     here.behind.write([price("a", 1.0)])
     here.prices("a")
     assert here.cache.read("user_fields", ["a"], NOW) == [None]
+
+
+def test_while_the_store_is_away_what_is_remembered_is_given_out_however_old_and_marked() -> None:
+    here = Setup()
+    here.behind.write([price("a", 1.0), price("b", 2.0)])
+    assert here.prices("a") == [1.0]
+    here.behind.away, here.clock.seconds = True, 60.0
+    assert here.prices("a", "b") == [1.0, None]
+    assert here.cache.degraded
+
+
+def test_a_store_that_is_away_keeps_one_question_a_second_waiting_and_no_other() -> None:
+    here = Setup()
+    here.behind.away = True
+    for seconds in (0.0, 0.1, 0.9, 1.0, 1.5):
+        here.clock.seconds = seconds
+        here.prices("a")
+    assert here.behind.asked == [["a"], ["a"]]
+
+
+def test_once_the_store_answers_again_nothing_is_old_or_marked() -> None:
+    here = Setup()
+    here.behind.away = True
+    assert here.prices("a") == [None]
+    here.behind.away, here.clock.seconds = False, 1.0
+    here.behind.write([price("a", 1.0)])
+    assert here.prices("a") == [1.0]
+    assert not here.cache.degraded
