@@ -2,6 +2,8 @@
 #   make demo    StreamRank live on this machine, for a minute
 #   make test    every test; those of services that are not here are skipped and say so
 #   make lint    ruff and mypy
+#   make kafka   an Apache Kafka on this machine, until Ctrl-C
+#   make chaos   flows, broker and store die under load (KILLS=50 SEED=7 REPORT=file)
 #   make lock    resolve the dependencies again
 
 # The first one that runs and is of a version that Bytewax has wheels for.
@@ -11,10 +13,13 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+KAFKA  := .cache/kafka/libs
+KILLS  ?= 50
+SEED   ?= 7
 
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test lint lock clean kafka chaos
 
 demo: $(READY)
 	@$(BIN)/streamrank demo --report data/demo.json
@@ -26,6 +31,17 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+kafka: $(READY) $(KAFKA)
+	@$(BIN)/python tests/services.py kafka
+
+chaos: $(READY) $(KAFKA)
+	@$(BIN)/python -m tests.chaos --kills $(KILLS) --broker-restarts 5 --redis-restarts 2 \
+		--seed $(SEED) $(if $(REPORT),--report $(REPORT))
+
+$(KAFKA): | $(READY)
+	@echo "fetching Apache Kafka (44 MB, needs Java 17 and Maven; once)"
+	@$(BIN)/python tests/services.py install
 
 $(READY): infra/requirements-dev.lock pyproject.toml
 	@$(or $(PYTHON),false) -c '$(FITS)' || \

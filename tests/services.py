@@ -1,6 +1,7 @@
 """The real services that integration tests run against: Apache Kafka and Redis, on loopback.
 
     python tests/services.py install     # fetch Kafka's jars into .cache/kafka/libs (Java, Maven)
+    python tests/services.py kafka       # a broker for a person, until Ctrl-C
 
 Each service runs on free ports and keeps its data in a folder of its own.
 """
@@ -8,9 +9,11 @@ Each service runs on free ports and keeps its data in a folder of its own.
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -155,6 +158,8 @@ class Kafka(_Service):
     """More words for StorageTool, as the first users."""
     client: dict[str, str | int | float | bool] = field(default_factory=dict)
     """What a client needs beside the address to be let in."""
+    port: int = 0
+    """Where it listens; 0 for a port that is free."""
 
     def __post_init__(self) -> None:
         if shutil.which("java") is None or not any(LIBRARIES.glob("kafka_2.13-*.jar")):
@@ -162,7 +167,7 @@ class Kafka(_Service):
                 "Apache Kafka is not installed: with Java 17 and Maven, "
                 "run `python tests/services.py install`"
             )
-        self.port, controller = free_port(), free_port()
+        self.port, controller = self.port or free_port(), free_port()
         properties = (SERVER_PROPERTIES + self.more).format(
             port=self.port,
             controller=controller,
@@ -328,7 +333,32 @@ def _span(consumer: Consumer, partition: TopicPartition) -> tuple[int, int]:
             time.sleep(0.05)
 
 
+USUAL = 9092
+"""Where the default settings look for a broker."""
+
+
+def for_a_person() -> None:
+    """Run a broker until Ctrl-C, at the usual port where nobody listens; what it holds goes too."""
+    with socket.socket() as asked:
+        taken = asked.connect_ex(("127.0.0.1", USUAL)) == 0
+    ends = {signal.SIGINT, signal.SIGTERM}
+    with tempfile.TemporaryDirectory() as folder:
+        kafka = Kafka(Path(folder), port=0 if taken else USUAL)
+        kafka.start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+        sys.stdout.write(f"Apache Kafka at {kafka.bootstrap}; Ctrl-C ends it\n")
+        sys.stdout.flush()
+        try:
+            signal.sigwait(ends)
+        finally:
+            kafka.stop()
+
+
 if __name__ == "__main__":
-    if sys.argv[1:] != ["install"]:
+    commands = {"install": install, "kafka": for_a_person}
+    if len(sys.argv) != 2 or sys.argv[1] not in commands:
         sys.exit(__doc__)
-    install()
+    try:
+        commands[sys.argv[1]]()
+    except Missing as missing:
+        sys.exit(str(missing))
