@@ -19,6 +19,7 @@ from streamrank.edges.kafka_connection import (
 from streamrank.edges.kafka_errors import (
     BrokerUnreachable,
     ConnectionIncomplete,
+    ConnectionUnusable,
     DeliveryFailed,
     KafkaError,
     OffsetGone,
@@ -36,6 +37,7 @@ __all__ = [
     "BrokerUnreachable",
     "Connection",
     "ConnectionIncomplete",
+    "ConnectionUnusable",
     "DeliveryFailed",
     "Incoming",
     "KafkaError",

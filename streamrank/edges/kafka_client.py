@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
@@ -22,6 +23,7 @@ from streamrank.edges.kafka_connection import (
 )
 from streamrank.edges.kafka_errors import (
     BrokerUnreachable,
+    ConnectionUnusable,
     KafkaError,
     OffsetGone,
     ReadFailed,
@@ -56,6 +58,15 @@ def _note(reasons: list[str], error: Code) -> None:
         reasons.append(error.str())
 
 
+def _unusable(settings: Settings, error: KafkaException) -> ConnectionUnusable:
+    """Say what is wrong with a certificate or a key; librdkafka does not name a missing file."""
+    files = [value for key, value in settings.items() if key.endswith(".location")]
+    missing = [str(path) for path in files if not Path(str(path)).is_file()]
+    said = str(error.args[0].str()).removeprefix("Failed to create admin client: ")
+    gone = f"; no file {', '.join(missing)}" if missing else ""
+    return ConnectionUnusable(f"the table kafka of the settings makes no connection: {said}{gone}")
+
+
 class Broker:
     """Questions to a broker, answered within seconds or by a clear error."""
 
@@ -65,7 +76,10 @@ class Broker:
         # The callback must not hold this object: a client in a cycle dies in whatever thread the
         # garbage collector runs.
         note = partial(_note, self._reasons)
-        self._client = AdminClient(for_admin(settings) | {"error_cb": note})
+        try:
+            self._client = AdminClient(for_admin(settings) | {"error_cb": note})
+        except KafkaException as error:
+            raise _unusable(settings, error) from error
 
     @property
     def client(self) -> AdminClient:

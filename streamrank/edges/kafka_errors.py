@@ -2,6 +2,7 @@
 
 KafkaError
 ├── ConnectionIncomplete   the settings miss something that their security protocol needs
+├── ConnectionUnusable     a certificate or a key cannot be read with what the settings give
 ├── BrokerUnreachable      nobody answers, or nobody lets us in
 ├── TopicMissing           a topic is not there
 ├── OffsetGone             what should be read next is no longer (or not yet) in the log
@@ -21,6 +22,10 @@ class KafkaError(StreamRankError):
 
 class ConnectionIncomplete(KafkaError):
     """The settings miss something that their security protocol needs."""
+
+
+class ConnectionUnusable(KafkaError):
+    """What the settings give does not make a connection: a certificate, a key or its password."""
 
 
 class BrokerUnreachable(KafkaError):
