@@ -82,7 +82,8 @@ def build(schema: Schema, query: Query, rows: Rows) -> Inputs:
         ValueError: A row has another shape than the schema says.
     """
     view = View(schema, query, rows)
-    tokens = [words(schema.item, fields) for fields in view.fields]
+    worded = {name: kind for name, kind in schema.item.items() if kind != "number"}
+    tokens = [words(worded, fields) for fields in view.fields] if worded else [()] * view.size
     context = words(schema.context, query.context) + words(schema.user, rows.user_fields)
     return _history(view) | {
         "candidate_items": np.array([hashed(item) for item in view.ids], np.int64),
@@ -169,6 +170,8 @@ def stack(batch: Sequence[Inputs]) -> Inputs:
 def _padded(name: str, arrays: Sequence[Array]) -> Array:
     """Put arrays of different length into one, with no axis of length 0 but the features'."""
     shapes = [array.shape for array in arrays]
+    if all(shapes[0]) and shapes.count(shapes[0]) == len(shapes):  # nothing to pad
+        return np.stack(arrays)
     longest = [max(1, max(sizes)) for sizes in zip(*shapes, strict=True)]
     filled = np.zeros((len(arrays), *longest), arrays[0].dtype)
     front = name.startswith("history")
