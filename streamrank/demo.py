@@ -42,6 +42,8 @@ PAST = 2_000
 """Lists that simulated shoppers have seen before a demo begins."""
 PACE = 30.0
 """Requests of simulated shoppers in a second."""
+EPOCHS = 5
+"""Passes over the past; the model goes on learning while people act."""
 LOOK = 1.0
 """Seconds between two looks into the registry."""
 LEARN = {"label_window": "30s", "idle": "10s", "settle": "500ms", "every": "1s"}
@@ -196,7 +198,8 @@ def shoppers(seconds: float) -> Act:
     """Let simulated shoppers act, who have been here for some hours."""
     world, began = World(), now_ms()
     past = list(world.history(PAST, began))
-    known = settings_module.changed(infer.infer(past).settings, {"learn": LEARN})
+    quick = {"learn": LEARN, "model": {"epochs": EPOCHS}}
+    known = settings_module.changed(infer.infer(past).settings, quick)
     records = [
         Incoming(replay.TOPIC, 0, number, event.encode()) for number, event in enumerate(past)
     ]
