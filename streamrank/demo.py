@@ -198,7 +198,7 @@ def shoppers(seconds: float) -> Act:
     """Let simulated shoppers act, who have been here for some hours."""
     world, began = World(), now_ms()
     past = list(world.history(PAST, began))
-    quick = {"learn": LEARN, "model": {"epochs": EPOCHS}}
+    quick: dict[str, dict[str, Any]] = {"learn": dict(LEARN), "model": {"epochs": EPOCHS}}
     known = settings_module.changed(infer.infer(past).settings, quick)
     records = [
         Incoming(replay.TOPIC, 0, number, event.encode()) for number, event in enumerate(past)
