@@ -17,7 +17,7 @@ from streamrank.edges.announcements import Announcer, Listener
 from streamrank.edges.cache import CachedStore
 from streamrank.edges.patience import PatientStore
 from streamrank.edges.registry import Verified
-from streamrank.features import inputs
+from streamrank.features import inputs, logged
 from streamrank.learning import join
 from streamrank.settings import Secrets, Settings
 from streamrank.steps import Decoder, Plan
@@ -49,7 +49,7 @@ def decoders_of(known: Settings, *names: str) -> Mapping[str, Decoder]:
         "events": partial(events.decode, limits=known.limits()),
         "requests": partial(events.decode, limits=known.limits()),
         "rankings": partial(events.decode_ranking, limits=known.limits()),
-        "served": events.decode_served,
+        "served": logged.reader(known.feature_schema()),
     }
     return {known.topic(name): kinds[name] for name in names}
 
