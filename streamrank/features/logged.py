@@ -7,6 +7,7 @@ wrong shape; and so could the lists of the days before the fields were changed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -29,34 +30,57 @@ def reader(schema: Schema) -> Callable[[bytes], Served]:
         Traceback (most recent call last):
         ValueError: served: must be safetensors with its words, got SafetensorError ...
     """
-    return partial(_read, schema, digest(schema))
+    return partial(_read, form(schema))
 
 
-def _read(schema: Schema, known: str, payload: bytes) -> Served:
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the inputs of a schema look like.
+
+    Attributes:
+        digest: Which features there are.
+        steps: Steps of history at most.
+        candidate: Features of a candidate.
+        context: Features of a list.
+    """
+
+    digest: str
+    steps: int
+    candidate: int
+    context: int
+
+
+def form(schema: Schema) -> Form:
+    """Return what the inputs of a schema look like."""
+    sizes = len(features(schema)), len(context_features(schema))
+    return Form(digest(schema), schema.history, *sizes)
+
+
+def _read(known: Form, payload: bytes) -> Served:
     served = decode_served(payload)
-    if served.features != known:
+    if served.features != known.digest:
         raise ValueError(
-            f"served.features: must be {known}, as the settings' fields make it, "
+            f"served.features: must be {known.digest}, as the settings' fields make it, "
             f"got {served.features[:64]!r}"
         )
-    check(schema, len(served.items), served.inputs)
+    check(known, len(served.items), served.inputs)
     if served.scores.dtype.kind != "f" or not np.isfinite(served.scores).all():
         raise ValueError("served.scores: must be finite numbers")
     return served
 
 
-def check(schema: Schema, candidates: int, inputs: Mapping[str, Array]) -> None:
+def check(known: Form, candidates: int, inputs: Mapping[str, Array]) -> None:
     """Refuse the inputs of a list that `features.inputs.build` cannot have made.
 
     Args:
-        schema: Which fields, interaction types and horizons exist.
+        known: What they should look like.
         candidates: How many there are.
         inputs: Arrays by name.
 
     Raises:
         ValueError: An array is missing, or has another shape or kind.
     """
-    wanted = _shapes(schema, candidates)
+    wanted = _shapes(known, candidates)
     strange = sorted(wanted.keys() ^ inputs.keys())
     if strange:
         raise ValueError(f"served.inputs: must hold {', '.join(wanted)}; differs in {strange[:3]}")
@@ -65,8 +89,8 @@ def check(schema: Schema, candidates: int, inputs: Mapping[str, Array]) -> None:
     }
     for name, (kind, shape) in wanted.items():
         _check_array(name, inputs[name], np.dtype(kind), shape)
-    if len(history) != 1 or history.pop() > schema.history:
-        raise ValueError(f"served.inputs: must hold one history of at most {schema.history} steps")
+    if len(history) != 1 or history.pop() > known.steps:
+        raise ValueError(f"served.inputs: must hold one history of at most {known.steps} steps")
 
 
 def _check_array(name: str, array: Array, kind: np.dtype[np.generic], shape: Shape) -> None:
@@ -85,15 +109,15 @@ def _check_array(name: str, array: Array, kind: np.dtype[np.generic], shape: Sha
         raise ValueError(f"served.inputs.{name}: must be finite numbers")
 
 
-def _shapes(schema: Schema, candidates: int) -> dict[str, tuple[str, Shape]]:
+def _shapes(known: Form, candidates: int) -> dict[str, tuple[str, Shape]]:
     return {
         **dict.fromkeys(_OF_STEPS, ("int64", (None,))),
         "history_numbers": ("float32", (None, STEP_NUMBERS)),
         "candidate_items": ("int64", (candidates,)),
         "candidate_tokens": ("int64", (candidates, None)),
-        "candidate_numbers": ("float32", (candidates, len(features(schema)))),
+        "candidate_numbers": ("float32", (candidates, known.candidate)),
         "context_tokens": ("int64", (None,)),
-        "context_numbers": ("float32", (len(context_features(schema)),)),
+        "context_numbers": ("float32", (known.context,)),
     }
 
 
