@@ -4,10 +4,15 @@
 
 A list is dated when its first film was rated; the films that got four stars or more are liked
 after it.  Where the time of a rating is not known, the latest known one before it stands for it.
+
+    python tests/benchmarks/online_logs.py FOLDER LOG [--users 1200]
+
+writes such a log, for `streamrank replay --events LOG`.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +60,9 @@ def _lists(ratings: pd.DataFrame, seed: int) -> Iterator[dict[str, Any]]:
                 "user": f"u{user}",
                 "timestamp": int(times[number]) * 1000 + number,  # one after the other
                 "films": [f"m{film}" for film in films],
-                "liked": [f"m{film}" for film, star in zip(films, stars, strict=True) if star >= 4],
+                "liked": [
+                    f"m{film}" for film, star in zip(films, stars, strict=True) if star >= LIKED
+                ],
             }
 
 
@@ -97,3 +104,17 @@ def _people(folder: Path, known: set[int], at: int) -> Iterator[dict[str, Any]]:
 
 def _about(kind: str, name: str, at: int, fields: dict[str, Any]) -> dict[str, Any]:
     return {"event": kind, "id": f"about-{name}", "timestamp": at, kind: name, "fields": fields}
+
+
+def main() -> None:
+    """Write a log."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="the folder of MovieLens-1M with its times")
+    parser.add_argument("log", type=Path, help="where the log goes, as JSON lines")
+    parser.add_argument("--users", type=int, default=1200, help="drawn by chance")
+    asked = parser.parse_args()
+    write_movielens(asked.folder, asked.log, asked.users)
+
+
+if __name__ == "__main__":
+    main()
