@@ -2,6 +2,8 @@
 #   make demo    StreamRank live on this machine, for a minute
 #   make test    every test; those of services that are not here are skipped and say so
 #   make lint    ruff and mypy
+#   make check   is there anything unsafe in the code, and do the dependencies fit each other
+#                (known holes in them, with the internet: uvx pip-audit -r infra/requirements.lock)
 #   make kafka   an Apache Kafka on this machine, until Ctrl-C
 #   make chaos   flows, broker and store die under load (KILLS=50 SEED=7 REPORT=file)
 #   make lock    resolve the dependencies again
@@ -19,7 +21,7 @@ SEED   ?= 7
 
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test lint lock clean kafka chaos
+.PHONY: demo test lint check lock clean kafka chaos
 
 demo: $(READY)
 	@$(BIN)/streamrank demo --report data/demo.json
@@ -31,6 +33,10 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+check: $(READY)
+	@$(BIN)/bandit --quiet --recursive --configfile pyproject.toml streamrank flows feature_repo
+	@$(BIN)/uv pip check --quiet --python $(BIN)/python
 
 kafka: $(READY) $(KAFKA)
 	@$(BIN)/python tests/services.py kafka

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
+import subprocess  # nosec B404  # the flows as this very program, and nothing that was given
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -97,7 +97,7 @@ def flows(stage: Stage) -> Iterator[Callable[[], None]]:
                 command = [sys.executable, "-m", "streamrank", "run", name]
                 command += ["--settings", str(stage.settings_file)]
                 # A session of their own: Ctrl-C reaches this process, which stops them in order.
-                started[name] = subprocess.Popen(
+                started[name] = subprocess.Popen(  # nosec B603  # words of our own, no shell
                     command, stdout=out, stderr=out, env=_environment(), start_new_session=True
                 )
             yield lambda: _alive(stage, started)
