@@ -12,7 +12,7 @@ from typing import Self
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka import KafkaError as Code
 
-from streamrank.edges.kafka_client import BATCH, PATIENCE, Broker, as_incoming, failed, span
+from streamrank.edges.kafka_client import BATCH, PATIENCE, Broker, as_incoming, failed, noted, span
 from streamrank.edges.kafka_connection import (
     LETTER_HEADER,
     Incoming,
@@ -59,6 +59,18 @@ def ends(settings: Settings, places: Iterable[Where]) -> dict[Where, int]:
     """
     with closing(Consumer(_reading(settings))) as consumer:
         return {where: span(consumer, *where)[1] for where in places}
+
+
+def progress(settings: Settings, places: Iterable[Where]) -> dict[Where, int]:
+    """Return what the group of the settings committed for each partition, below 0 for nothing.
+
+    Raises:
+        ReadFailed: The broker does not say.
+    """
+    group = str(settings["group.id"])
+    with closing(Consumer(for_consumer(settings, group, 5))) as consumer:
+        found = [noted(consumer, [TopicPartition(*where)])[0] for where in places]
+    return {(one.topic, one.partition): one.offset for one in found}
 
 
 def to_the_end(settings: Settings, begin: Mapping[Where, int]) -> Iterator[Incoming]:
