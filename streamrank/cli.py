@@ -163,6 +163,10 @@ def train(
 def run(
     flow: Annotated[Flow, typer.Argument(help="Which flow.")],
     settings_file: SettingsOption = None,
+    accept_gap: Annotated[
+        bool,
+        typer.Option("--accept-gap", help="Go on where records to read are gone; says which."),
+    ] = False,
 ) -> None:
     """Run one flow as a process on the configured broker.
 
@@ -170,7 +174,7 @@ def run(
     """
     from streamrank import process
 
-    process.run(flow.value, settings_file)
+    process.run(flow.value, settings_file, accept_gap=accept_gap)
 
 
 @app.command()

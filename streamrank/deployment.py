@@ -5,16 +5,17 @@ from __future__ import annotations
 import atexit
 import gc
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 
 from bytewax.dataflow import Dataflow
 
-from streamrank import events, settings, steps_learning, study_kept, swap
-from streamrank.edges import kafka, onnxruntime, registry
+from streamrank import events, metrics, metrics_watched, settings, steps_learning, study_kept, swap
+from streamrank.edges import kafka, onnxruntime, registry, scrape
 from streamrank.edges.announcements import Announcer, Listener
 from streamrank.edges.cache import CachedStore
+from streamrank.edges.kafka_lag import Lag
 from streamrank.edges.patience import PatientStore
 from streamrank.edges.registry import Verified
 from streamrank.features import inputs, logged
@@ -106,6 +107,7 @@ def features_flow(build: Callable[..., Dataflow]) -> Dataflow:
     known, secrets = settings.load(), Secrets()
     connection = kafka.connection(known.kafka, secrets)
     topics = ("events", "rankings")
+    _observe(known, connection, "features", topics)
     return build(
         _source(known, connection, "features", *topics),
         kafka.KafkaSink(connection, known.topic("dead-letters")),
@@ -124,27 +126,50 @@ def rank_flow(build: Callable[..., Dataflow]) -> Dataflow:
 
     known, secrets = settings.load(), Secrets()
     connection = kafka.connection(known.kafka, secrets)
-    topics = ("events", "requests")
+    topics, letters = ("events", "requests"), known.topic("dead-letters")
     store = CachedStore(
         FeastStore(known, secrets, wait=known.rank.store_wait),
         max_rows=known.rank.cache_rows,
         max_age=known.rank.cache_age,
     )
+    scorer = hot_swap(known, connection)
     flow = build(
         _source(known, connection, "rank", *topics),
-        kafka.KafkaSink(connection, known.topic("rankings")),
-        kafka.KafkaSink(connection, known.topic("served")),
+        kafka.KafkaSink(connection, known.topic("rankings"), letters=letters),
+        kafka.KafkaSink(connection, known.topic("served"), letters=letters),
         kafka.KafkaSink(connection, known.topic("dead-letters")),
         plan=plan_of(known),
         store=store,
-        scorer=hot_swap(known, connection),
+        scorer=scorer,
         decoders=decoders_of(known, *topics),
         reports=frozenset({known.topic("requests")}),
         ttl=known.session.ttl,
         ahead=known.events.max_ahead,
     )
+    metrics.watch("cache", lambda: metrics_watched.cache(store))
+    metrics.watch("model", lambda: metrics_watched.model(scorer))
+    _observe(known, connection, "rank", topics)
     _spare()
     return flow
+
+
+def _observe(
+    known: Settings, connection: Mapping[str, str | int], flow: str, topics: Sequence[str]
+) -> None:
+    """Let Prometheus and an orchestrator ask, where the settings name a port."""
+    if known.metrics.port is None:
+        return
+    group = f"{known.kafka.group}-{flow}"
+    lag = Lag(connection, [known.topic(name) for name in topics], group)
+    metrics.watch("lag", lambda: metrics_watched.lag(lag))
+    server = scrape.Scrape(
+        known.metrics.address,
+        known.metrics.port,
+        metrics.exposition,
+        lambda: not kafka.STOPPING.is_set(),
+    )
+    atexit.register(server.close)
+    log.info("metrics on http://%s:%d/metrics", known.metrics.address, server.port)
 
 
 def join_rules(known: Settings) -> join.Rules:
@@ -166,17 +191,20 @@ def learn_flow(build: Callable[..., Dataflow]) -> Dataflow:
     """Build the learn flow on the configured broker and registry."""
     known, secrets = settings.load(), Secrets()
     connection = kafka.connection(known.kafka, secrets)
-    topics = ("events", "requests", "served")
+    topics, letters = ("events", "requests", "served"), known.topic("dead-letters")
     plan, learn = plan_of(known), known.learn
     announcer = Announcer(connection, known.topic("models"))
     again = partial(
         registry.load, known.registry.path, known.model.name, features=plan.features, provider="cpu"
     )
+    report = steps_learning.Report()
+    metrics.watch("learning", lambda: metrics_watched.learning(report.counts.figures()))
+    _observe(known, connection, "learn", topics)
     return build(
         _source(known, connection, "learn", *topics),
-        kafka.KafkaSink(connection, known.topic("examples")),
+        kafka.KafkaSink(connection, known.topic("examples"), letters=letters),
         kafka.KafkaSink(connection, known.topic("dead-letters")),
-        steps_learning.Report(),
+        report,
         rules=join_rules(known),
         learner=study_kept.opener(known, announcer),
         watch=Watch(plan, learn.parity_share, ttl=_milliseconds(known.session.ttl)),

@@ -27,12 +27,13 @@ STATE_PARTITIONS = 4
 """Recovery partitions of a flow: as many processes may share its state."""
 
 
-def run(flow: FlowName, path: Path | None) -> None:
+def run(flow: FlowName, path: Path | None, *, accept_gap: bool = False) -> None:
     """Run a flow until it is told to stop; SIGTERM and SIGINT let it finish what it holds.
 
     Args:
         flow: Which of the flows.
         path: The settings file; `None` looks where `settings.load` looks.
+        accept_gap: Go on where the broker no longer holds what is to be read next.
 
     Raises:
         StreamRankError: The broker, a topic, the store or the model is not as it must be.
@@ -40,6 +41,8 @@ def run(flow: FlowName, path: Path | None) -> None:
     if path is not None:
         os.environ[SETTINGS_VARIABLE] = str(path)
     os.environ["RUST_BACKTRACE"] = "0"  # an error of ours passes through Bytewax as a panic
+    if accept_gap:
+        kafka.ACCEPTING_GAPS.set()
     known = load()
     topics.reach(known, Secrets())
     module = importlib.import_module(f"flows.{flow}")

@@ -29,9 +29,10 @@ from streamrank.edges.kafka_errors import (
 )
 from streamrank.edges.kafka_reader import Reader
 from streamrank.edges.kafka_sink import KafkaSink
-from streamrank.edges.kafka_source import STOPPING, KafkaSource
+from streamrank.edges.kafka_source import ACCEPTING_GAPS, STOPPING, KafkaSource
 
 __all__ = [
+    "ACCEPTING_GAPS",
     "STOPPING",
     "Broker",
     "BrokerUnreachable",

@@ -200,7 +200,7 @@ def gone(topic: str, partition: int, wanted: int, low: int, high: int) -> Offset
     return OffsetGone(
         f"{topic}[{partition}] should be read from offset {wanted}, and the broker holds "
         f"{low} to {high}: records {what}. Nothing was skipped. Look at the topic's retention; "
-        "to go on without these records, remove the flow's state and reset its consumer group"
+        "to go on without these records, start the flow with `streamrank run FLOW --accept-gap`"
     )
 
 

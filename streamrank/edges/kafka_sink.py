@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from functools import partial
 from zlib import crc32
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
@@ -29,6 +30,7 @@ from streamrank.edges.kafka_connection import (
 )
 from streamrank.edges.kafka_errors import DeliveryFailed
 from streamrank.edges.kafka_history import History
+from streamrank.events import DeadLetter
 
 log = logging.getLogger(__name__)
 Written = tuple[int, tuple[str, ...]]
@@ -50,11 +52,14 @@ class KafkaSink(FixedPartitionedSink[Outgoing, Written]):
     Args:
         connection: librdkafka's settings; `message.timeout.ms` is how long a delivery may take.
         topic: Where the records go; must exist.
+        letters: The topic of the dead letters: a record that is too large for the broker is
+            told of there and left out. Without it such a record stops the flow.
     """
 
-    def __init__(self, connection: Settings, topic: str) -> None:
+    def __init__(self, connection: Settings, topic: str, *, letters: str | None = None) -> None:
         self._connection = connection
         self._topic = topic
+        self._letters = letters
         self._workers = threading.local()
 
     def list_parts(self) -> list[str]:
@@ -81,7 +86,7 @@ class KafkaSink(FixedPartitionedSink[Outgoing, Written]):
         broker, producer = self._clients()
         history = History(self._connection, broker, self._topic, index, group)
         written = history.begin() if resume_state is None else history.since(*resume_state)
-        return _Partition(producer, self._topic, index, history, *written)
+        return _Partition(producer, self._topic, index, history, *written, self._letters)
 
     def _clients(self) -> tuple[Broker, Producer]:
         # For each worker thread its own: a producer's reports then come in that thread alone.
@@ -104,6 +109,7 @@ class _Partition(StatefulSinkPartition[Outgoing, Written]):
         history: History,
         end: int,
         written: set[str],
+        letters: str | None,
     ) -> None:
         self._producer = producer
         self._topic = topic
@@ -111,10 +117,12 @@ class _Partition(StatefulSinkPartition[Outgoing, Written]):
         self._history = history
         self._end = end
         self._written = written
+        self._letters = letters
         self._forget = time.monotonic() + REMEMBER
         self._snapshots = 0
         self._open = 0
         self._failed: Code | None = None
+        self._large: list[Outgoing] = []
 
     def write_batch(self, values: list[Outgoing]) -> None:
         for record in values:
@@ -124,6 +132,7 @@ class _Partition(StatefulSinkPartition[Outgoing, Written]):
                 self._write(record)
         self._producer.poll(0)
         self._raise_failed()
+        self._one_by_one()
 
     def _write(self, record: Outgoing) -> None:
         headers: Headers = [] if record.id is None else [(ID_HEADER, record.id.encode())]
@@ -134,24 +143,65 @@ class _Partition(StatefulSinkPartition[Outgoing, Written]):
                     record.value,
                     record.key.encode(),
                     self._index,
-                    on_delivery=self._delivered,
+                    on_delivery=partial(self._delivered, record),
                     headers=headers,
                 )
             except BufferError:  # full: the flow waits for the broker
                 self._producer.poll(0.05)
                 self._raise_failed()
             except KafkaException as error:
-                raise self._failure(error.args[0]) from error
+                if not self._is_too_large(error.args[0]):
+                    raise self._failure(error.args[0]) from error
+                return self._set_aside(record)
             else:
                 self._open += 1
-                return
+                return None
 
-    def _delivered(self, error: Code | None, message: Message) -> None:
+    def _delivered(self, record: Outgoing, error: Code | None, message: Message) -> None:
         self._open -= 1
-        if error is not None:
-            self._failed = self._failed or error
-        else:
+        if error is None:
             self._end = max(self._end, (message.offset() or 0) + 1)
+        elif self._is_too_large(error):
+            self._large.append(record)
+        else:
+            self._failed = self._failed or error
+
+    # --- what is too large ----------------------------------------------------------------
+
+    def _is_too_large(self, error: Code) -> bool:
+        return error.code() == Code.MSG_SIZE_TOO_LARGE and self._letters is not None
+
+    def _one_by_one(self) -> None:
+        """Write again, each by itself, what was refused: the broker judges whole batches."""
+        while self._large:
+            self._settle()
+            record = self._large.pop(0)
+            others = len(self._large)
+            self._write(record)
+            self._settle()
+            if len(self._large) > others:
+                self._set_aside(self._large.pop())
+
+    def _set_aside(self, record: Outgoing) -> None:
+        """Tell of a record that is too large: after a restart it would be so again."""
+        assert self._letters is not None  # noqa: S101  # see `_is_too_large`
+        origin = f"{self._topic}[{self._index}]"
+        rule = f"must fit into a record of {self._topic} (max.message.bytes)"
+        reason = f"{record.id}: {rule}, got {len(record.value)} bytes"
+        log.error("%s: %s", origin, reason)
+        now = time.time_ns() // 1_000_000
+        letter = DeadLetter(reason=reason, origin=origin, payload=b"", timestamp=now)
+        self._open += 1
+        self._producer.produce(self._letters, letter.encode(), origin, on_delivery=self._told)
+
+    def _told(self, error: Code | None, message: Message) -> None:
+        self._open -= 1
+        self._failed = self._failed or error
+
+    def _settle(self) -> None:
+        while self._open and self._failed is None:
+            self._producer.flush(1.0)
+        self._raise_failed()
 
     def _failure(self, error: Code) -> DeliveryFailed:
         return DeliveryFailed(
@@ -164,9 +214,9 @@ class _Partition(StatefulSinkPartition[Outgoing, Written]):
             raise self._failure(self._failed)
 
     def snapshot(self) -> Written:
-        while self._open and self._failed is None:
-            self._producer.flush(1.0)
-        self._raise_failed()
+        self._settle()
+        self._one_by_one()
+        self._settle()
         self._snapshots += 1
         if self._snapshots == 2:
             self._history.settled()  # Bytewax asks again only once the epoch before is complete

@@ -12,14 +12,16 @@ import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import KafkaError as Code
 
 from streamrank.edges.kafka_client import (
     BATCH,
+    PATIENCE,
     Broker,
     as_incoming,
     failed,
@@ -31,12 +33,16 @@ from streamrank.edges.kafka_client import (
 from streamrank.edges.kafka_connection import (
     Incoming,
     Settings,
+    address,
     for_consumer,
 )
+from streamrank.edges.kafka_errors import BrokerUnreachable
 
 log = logging.getLogger(__name__)
 STOPPING = threading.Event()
 """Once set, every source of this process ends, and its flow drains."""
+ACCEPTING_GAPS = threading.Event()
+"""Once set, a source begins where the broker's records do if those before are gone, and says so."""
 MOST_HELD = 8 * BATCH
 """Records held for partitions that Bytewax lets wait for the end of an epoch."""
 SWEEP = 0.0005
@@ -77,6 +83,7 @@ class KafkaSource(FixedPartitionedSource[Incoming, int]):
         self._topics = tuple(topics)
         self._start: Start = start
         self._consumer = for_consumer(connection, group, wait) | {"on_commit": _committed}
+        self._patience = int(connection.get("message.timeout.ms", 120_000)) / 1000
         self._workers = threading.local()
 
     def list_parts(self) -> list[str]:
@@ -101,7 +108,7 @@ class KafkaSource(FixedPartitionedSource[Incoming, int]):
         where = topic, int(index)
         feed: _Feed | None = getattr(self._workers, "feed", None)
         if feed is None or where in feed.waiting or feed.closed:
-            feed = self._workers.feed = _Feed(Consumer(self._consumer))
+            feed = self._workers.feed = _Feed(self._consumer, self._patience)
         feed.open(where, resume_state, self._start)
         return _Partition(feed, where)
 
@@ -112,11 +119,26 @@ def _committed(error: Code | None, partitions: list[TopicPartition]) -> None:
         log.warning("kafka: progress was not committed: %s", error.str())
 
 
-class _Feed:
-    """The consumer of one worker thread, and what it holds for each partition."""
+def _down(outage: list[float], error: Code) -> None:
+    if error.code() == Code._ALL_BROKERS_DOWN and not outage:
+        outage.append(time.monotonic())
+    log.warning("kafka: %s", error.str())
 
-    def __init__(self, consumer: Consumer) -> None:
-        self.consumer = consumer
+
+class _Feed:
+    """The consumer of one worker thread, and what it holds for each partition.
+
+    Args:
+        settings: Of the consumer.
+        patience: Seconds that no broker may answer.
+    """
+
+    def __init__(self, settings: dict[str, Any], patience: float) -> None:
+        # The callback must not hold this object: see `kafka_client.Broker`.
+        self._outage: list[float] = []
+        self._address = address(settings)
+        self._patience = patience
+        self.consumer = Consumer(settings | {"error_cb": partial(_down, self._outage)})
         self.waiting: dict[Where, list[Incoming]] = {}
         self.position: dict[Where, int] = {}
         self.closed = False
@@ -133,10 +155,19 @@ class _Feed:
         low, high = span(self.consumer, *where)
         offset = self._begin(where, start, low, high) if saved is None else saved
         if not low <= offset <= high:
-            raise gone(*where, offset, low, high)
+            offset = self._over_the_gap(where, offset, low, high)
         self._opened.append(TopicPartition(*where, offset))
         self.waiting[where] = []
         self.position[where] = offset
+
+    @staticmethod
+    def _over_the_gap(where: Where, offset: int, low: int, high: int) -> int:
+        lost = gone(*where, offset, low, high)
+        if not ACCEPTING_GAPS.is_set():
+            raise lost
+        what = f"records {offset} to {low - 1}" if offset < low else f"what was up to {offset}"
+        log.warning("%s[%s]: %s skipped, as accepted; on from %s", *where, what, low)
+        return low
 
     def _begin(self, where: Where, start: Start, low: int, high: int) -> int:
         topic, index = where
@@ -178,7 +209,10 @@ class _Feed:
         messages = self.consumer.consume(BATCH, 0)
         if not messages:
             self._looked = now
+            if self._outage and now - self._outage[0] > self._patience:
+                self._ask()
             return
+        self._outage.clear()
         received = time.time() * 1000
         waiting = self.waiting
         for message in messages:
@@ -193,6 +227,21 @@ class _Feed:
             if held is not None:
                 held.append(record)
                 self._held += 1
+
+    def _ask(self) -> None:
+        """End the outage if a broker answers by now.
+
+        Raises:
+            BrokerUnreachable: None does.
+        """
+        try:
+            self.consumer.list_topics(timeout=PATIENCE)
+        except KafkaException as error:
+            raise BrokerUnreachable(
+                f"no Kafka broker has answered at {self._address} for {self._patience:.0f} s "
+                "(kafka.delivery_timeout); nothing is lost: start the flow again"
+            ) from error
+        self._outage.clear()
 
     # --- progress -------------------------------------------------------------------------
 

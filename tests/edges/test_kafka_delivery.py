@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -22,7 +23,9 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streamrank.edges.kafka import (
+    ACCEPTING_GAPS,
     STOPPING,
+    BrokerUnreachable,
     DeliveryFailed,
     Incoming,
     KafkaSink,
@@ -152,6 +155,67 @@ def test_records_deleted_by_retention_stop_the_flow_loudly(topics: Topics) -> No
     until(all_left, 10, "what is left")
     part.close()
     assert [one.value for one in got] == numbers(60, 100)
+
+
+def test_a_gap_that_is_accepted_is_named_and_skipped(
+    topics: Topics, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = topics.new(partitions=1)
+    topics.write(topic, numbers(0, 100))
+    client = AdminClient({"bootstrap.servers": topics.bootstrap})
+    for done in client.delete_records([TopicPartition(topic, 0, 60)]).values():
+        done.result(20)
+    read = KafkaSource(topics.connection, [topic], group=f"{topic}-group")
+    with pytest.raises(OffsetGone, match="--accept-gap"):
+        read.build_part("flow.in", f"{topic}[0]", 40)
+    ACCEPTING_GAPS.set()
+    try:
+        part = read.build_part("flow.in", f"{topic}[0]", 40)
+    finally:
+        ACCEPTING_GAPS.clear()
+    assert part.snapshot() == 60
+    part.close()
+    assert f"{topic}[0]: records 40 to 59 skipped, as accepted; on from 60" in caplog.text
+
+
+def test_a_source_whose_broker_stays_away_stops_loudly(private_kafka: Kafka) -> None:
+    topics = Topics(private_kafka.bootstrap)
+    topic = topics.new(partitions=1)
+    patience = {"message.timeout.ms": 1000}
+    read = KafkaSource(topics.connection | patience, [topic], group=f"{topic}-group")
+    part = read.build_part("flow.in", f"{topic}[0]", None)
+    topics.write(topic, [b"1"])
+    got: list[Incoming] = []
+
+    def something() -> bool:
+        got.extend(part.next_batch())
+        return bool(got)
+
+    until(something, 20, "a record")
+    private_kafka.stop(kill=True)
+    with pytest.raises(BrokerUnreachable, match=r"has answered at .* for 1 s"):
+        until(lambda: bool(list(part.next_batch())), 60, "an end")
+    part.close()
+
+
+def test_a_record_that_the_broker_finds_too_large_is_told_of_and_stops_nothing(
+    topics: Topics,
+) -> None:
+    """Those that were sent in one batch with it are written."""
+    target = topics.new("out", partitions=1, max_message_bytes="2000")
+    letters = topics.new("dead-letters", partitions=1)
+    sink = KafkaSink(topics.connection, target, letters=letters)
+    part = sink.build_part("flow.out", f"{target}[000000]", None)
+    sizes = {"a": 10, "b": 5000, "c": 20, "d": 30}
+    part.write_batch([Outgoing("k", b"x" * size, name) for name, size in sizes.items()])
+    assert part.snapshot()[0] == 3
+    part.close()
+    assert sorted(len(value) for value in topics.values(target)) == [10, 20, 30]
+    [letter] = [json.loads(value) for value in topics.values(letters)]
+    assert letter["reason"] == (
+        f"b: must fit into a record of {target} (max.message.bytes), got 5000 bytes"
+    )
+    assert letter["origin"] == f"{target}[0]"
 
 
 def test_a_topic_that_shrank_below_the_snapshot_stops_the_flow_loudly(topics: Topics) -> None:
