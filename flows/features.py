@@ -21,6 +21,7 @@ from streamrank.edges.kafka import Incoming, Outgoing
 from streamrank.edges.store import FeatureStore, Row
 from streamrank.events import Item
 from streamrank.features.aggregate import Entity, Follow, Impact, Popular
+from streamrank.metrics import timed
 from streamrank.operators import Clock
 from streamrank.steps import Decoder, Plan
 from streamrank.steps_features import Skipped
@@ -66,7 +67,9 @@ def build(
     rows = op.merge("rows", user_rows, op.key_rm("item_rows", item_rows))
     by_shard = op.key_on("by_shard", rows, lambda row: str(crc32(row.key.encode()) % SHARDS))
     batches = op.key_rm("batches", operators.latest("latest", by_shard, flush, now))
-    stored = op.flat_map_batch("store", batches, partial(steps_features.store_rows, store))
+    stored = op.flat_map_batch(
+        "store", batches, timed("store", partial(steps_features.store_rows, store))
+    )
 
     as_one = op.key_on("as_one", stored, lambda rows: "all")
     popular_step = partial(steps_features.count_popular, plan)

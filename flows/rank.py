@@ -19,6 +19,7 @@ from streamrank import deployment, operators, steps, steps_ranking
 from streamrank.edges.kafka import Incoming, Outgoing
 from streamrank.edges.store import FeatureStore
 from streamrank.features.state import UserState
+from streamrank.metrics import timed
 from streamrank.operators import Clock
 from streamrank.steps import Decoder, Plan
 from streamrank.steps_ranking import Scorer
@@ -54,14 +55,23 @@ def build(
     tracked = operators.keep("track_users", by_user, UserState, track, ttl, now)
 
     queries = op.key_rm("queries", tracked)
-    filled = op.flat_map_batch("retrieve", queries, partial(steps_ranking.retrieve, plan, store))
-    enriched = op.flat_map_batch("enrich", filled, partial(steps_ranking.enrich, plan, store))
-    scored = op.flat_map_batch("score", enriched, partial(steps_ranking.score, scorer))
+    filled = op.flat_map_batch(
+        "retrieve", queries, timed("retrieve", partial(steps_ranking.retrieve, plan, store))
+    )
+    enriched = op.flat_map_batch(
+        "enrich", filled, timed("enrich", partial(steps_ranking.enrich, plan, store))
+    )
+    scored = op.flat_map_batch(
+        "score", enriched, timed("score", partial(steps_ranking.score, scorer))
+    )
 
     answers = op.filter("answers", scored, lambda one: one.query.source != "ranking")
-    ranked = op.map("rank", answers, lambda one: steps_ranking.to_ranking(plan, one, now()))
-    op.output("rankings", op.map("encode", ranked, steps_ranking.ranking_record), rankings)
-    op.output("served", op.map("log", scored, partial(steps_ranking.served_record, plan)), served)
+    rank = partial(steps_ranking.ranked, plan, now)
+    ranked = op.flat_map_batch("rank", answers, timed("rank", rank))
+    encode = timed("encode", steps_ranking.ranking_records)
+    op.output("rankings", op.flat_map_batch("encode", ranked, encode), rankings)
+    write = timed("log", partial(steps_ranking.served_records, plan))
+    op.output("served", op.flat_map_batch("log", scored, write), served)
 
     mine = op.filter("mine", decoded.errs, lambda one: one.origin.partition("[")[0] in reports)
     op.output("dead_letters", op.map("letters", mine, steps.letter_record), dead_letters)

@@ -11,7 +11,16 @@ from functools import partial
 
 from bytewax.dataflow import Dataflow
 
-from streamrank import events, metrics, metrics_watched, settings, steps_learning, study_kept, swap
+from streamrank import (
+    events,
+    logs,
+    metrics,
+    metrics_watched,
+    settings,
+    steps_learning,
+    study_kept,
+    swap,
+)
 from streamrank.edges import kafka, onnxruntime, registry, scrape
 from streamrank.edges.announcements import Announcer, Listener
 from streamrank.edges.cache import CachedStore
@@ -157,6 +166,8 @@ def _observe(
     known: Settings, connection: Mapping[str, str | int], flow: str, topics: Sequence[str]
 ) -> None:
     """Let Prometheus and an orchestrator ask, where the settings name a port."""
+    if known.metrics.logs == "json":
+        logs.write_json()
     if known.metrics.port is None:
         return
     group = f"{known.kafka.group}-{flow}"

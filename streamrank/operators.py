@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ from bytewax.dataflow import Stream, operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
-from streamrank import steps, steps_features
+from streamrank import metrics, steps, steps_features
 from streamrank.edges.kafka import Incoming
 from streamrank.edges.store import FeatureStore, Row
 from streamrank.events import DeadLetter
@@ -54,8 +55,29 @@ def decode(
         ahead: How far in the future an event may be dated.
         now: The clock.
     """
-    tried = op.flat_map_batch("try", up, lambda batch: steps.decode(decoders, batch, now(), ahead))
+
+    def tries(batch: list[Incoming]) -> Iterable[Read | DeadLetter]:
+        return noted(steps.decode(decoders, batch, now(), ahead), now())
+
+    tried = op.flat_map_batch("try", up, metrics.timed("decode", tries))
     return Decoded(oks=only("oks", tried, Read), errs=only("errs", tried, DeadLetter))
+
+
+def noted(tried: Iterable[Read | DeadLetter], now: datetime) -> list[Read | DeadLetter]:
+    """Count what was read, and how far behind the clock it is."""
+    found, counts, newest = list(tried), Counter[str](), dict[str, int]()
+    for one in found:
+        if isinstance(one, DeadLetter):
+            metrics.dead_letter(one.reason)
+            continue
+        topic, at = one.record.topic, one.event.timestamp
+        counts[topic] += 1
+        if at > newest.get(topic, 0):
+            newest[topic] = at
+    for topic, count in counts.items():
+        metrics.RECORDS.labels(topic).inc(count)
+        metrics.DELAY.labels(topic).set(now.timestamp() - newest[topic] / 1000)
+    return found
 
 
 @operator

@@ -297,6 +297,17 @@ class StoreSection(Section):
     """`host:port` of Redis; a password comes from STREAMRANK_REDIS_PASSWORD."""
 
 
+class MetricsSection(Section):
+    """What a flow says of itself: metrics, health, and the form of its logs."""
+
+    address: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """Where /metrics, /healthz and /readyz are; 0.0.0.0 in a container."""
+    port: Annotated[int, Field(ge=0, le=65_535)] | None = None
+    """Their port, one for each process; without it there are none."""
+    logs: Literal["text", "json"] = "text"
+    """How log lines are written: for people, or one JSON object a line."""
+
+
 class StateSection(Section):
     """Where the flows keep their snapshots."""
 

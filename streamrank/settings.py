@@ -31,6 +31,7 @@ from streamrank.sections import (
     GateSection,
     KafkaSection,
     LearnSection,
+    MetricsSection,
     ModelSection,
     RankSection,
     RegistrySection,
@@ -56,6 +57,7 @@ __all__ = [
     "GateSection",
     "KafkaSection",
     "LearnSection",
+    "MetricsSection",
     "ModelSection",
     "RankSection",
     "RegistrySection",
@@ -119,6 +121,7 @@ class Settings(BaseSettings):
     store: StoreSection = StoreSection()
     state: StateSection = StateSection()
     registry: RegistrySection = RegistrySection()
+    metrics: MetricsSection = MetricsSection()
 
     @classmethod
     def settings_customise_sources(

@@ -8,6 +8,7 @@ from datetime import datetime
 
 import numpy as np
 
+from streamrank import metrics
 from streamrank.edges.store import FeatureStore, Row, Values, View
 from streamrank.events import DeadLetter, Interaction, Item, Ranking, Shown, User
 from streamrank.features import aggregate, transitions, windows
@@ -47,6 +48,7 @@ def count_user(plan: Plan, user: Entity, read: Read) -> tuple[Entity, list[Row |
 
 def too_late(plan: Plan, skipped: Skipped, now: datetime) -> DeadLetter | None:
     """Report what came later than allowed; a duplicate needs no report."""
+    metrics.SKIPPED.labels(skipped.verdict).inc()
     if skipped.verdict != "late":
         return None
     event = skipped.read.event

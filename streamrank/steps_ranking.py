@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, Protocol
 
 import numpy as np
 
+from streamrank import metrics
 from streamrank.edges.kafka import Outgoing
 from streamrank.edges.store import FeatureStore, View
 from streamrank.events import (
@@ -244,6 +245,28 @@ def _shown(plan: Plan, scored: Scored) -> Array:
     shown = np.full(count, -1, np.int64)
     shown[best] = np.arange(len(best))
     return shown
+
+
+def ranked(plan: Plan, now: Callable[[], datetime], batch: Sequence[Scored]) -> list[Ranking]:
+    """Turn a batch of scores into messages, and count them."""
+    made = [to_ranking(plan, scored, now()) for scored in batch]
+    for ranking in made:
+        source = "request" if ranking.trigger is None else "trigger"
+        metrics.RANKINGS.labels(source, ranking.model).inc()
+        metrics.LATENCY.observe(ranking.latency_ms / 1000)
+        if ranking.degraded:
+            metrics.DEGRADED.inc()
+    return made
+
+
+def ranking_records(batch: Sequence[Ranking]) -> list[tuple[str, Outgoing]]:
+    """Return the records of ranked lists."""
+    return [ranking_record(ranking) for ranking in batch]
+
+
+def served_records(plan: Plan, batch: Sequence[Scored]) -> list[tuple[str, Outgoing]]:
+    """Return the records of what the model saw."""
+    return [served_record(plan, scored) for scored in batch]
 
 
 def ranking_record(ranking: Ranking) -> tuple[str, Outgoing]:

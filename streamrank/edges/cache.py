@@ -48,6 +48,7 @@ class CachedStore:
         self._lock = Lock()
         self._away = 0.0
         self.degraded = False
+        self.hits = self.misses = 0
 
     def __len__(self) -> int:
         """Return how many rows are remembered."""
@@ -73,6 +74,8 @@ class CachedStore:
         now = self._clock()
         found = self._remembered(view, keys, now)
         missing = [key for key in dict.fromkeys(keys) if key not in found]
+        self.hits += len(found)
+        self.misses += len(missing)
         if missing:
             found |= self._asked(view, missing, now)
         return [found[key] for key in keys]
