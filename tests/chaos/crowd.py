@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,9 @@ class Crowd:
     scene: Scene
     seed: int
     rate: float
+    users: int = USERS
+    room: Callable[[], bool] = lambda: True
+    """Whether the flows keep up: else nothing is sent."""
     asked: set[str] = field(default_factory=set)
     refused: list[str] = field(default_factory=list)
     sent: int = 0
@@ -43,6 +47,7 @@ class Crowd:
                 "enable.idempotence": True,
                 "message.timeout.ms": MINUTES,
                 "linger.ms": 1,
+                "queue.buffering.max.messages": 1_000_000,
                 "log_level": 0,
             }
         )
@@ -61,8 +66,9 @@ class Crowd:
     def _act(self) -> None:
         begun = time.monotonic()
         while not self._over.wait(0.01):
-            while self.sent < self.rate * (time.monotonic() - begun):
+            while self.sent < self.rate * (time.monotonic() - begun) and self.room():
                 self._one()
+                self._producer.poll(0)
             self._producer.poll(0)
 
     def _one(self) -> None:
@@ -92,7 +98,7 @@ class Crowd:
         return {"event": event, "id": f"{event}{self.sent}", "timestamp": _now()} | more
 
     def _list(self, event: str) -> dict[str, Any]:
-        user = f"u{self._chance.randrange(USERS)}"
+        user = f"u{self._chance.randrange(self.users)}"
         items = [f"i{n}" for n in self._chance.sample(range(ITEMS), LENGTH)]
         made = self._said(event, user=user, session="s", items=[{"id": one} for one in items])
         self._shown.append((made["id"], user, made["timestamp"], items))
@@ -119,11 +125,11 @@ class Crowd:
         }
 
     def _view(self) -> dict[str, Any]:
-        user, item = f"u{self._chance.randrange(USERS)}", f"i{self._chance.randrange(ITEMS)}"
+        user, item = f"u{self._chance.randrange(self.users)}", f"i{self._chance.randrange(ITEMS)}"
         return self._said("interaction", user=user, session="s", type="view", item=item)
 
     def _search(self) -> dict[str, Any]:
-        user = f"u{self._chance.randrange(USERS)}"
+        user = f"u{self._chance.randrange(self.users)}"
         return self._said("interaction", user=user, session="s", type="search")
 
     def _item(self) -> dict[str, Any]:

@@ -120,16 +120,16 @@ class Scene:
         self.redis.start()
 
 
-def settings_of(folder: Path, kafka: Kafka, redis: Redis) -> Settings:
+def settings_of(folder: Path, kafka: Kafka, redis: Redis, lateness: str) -> Settings:
     """Return the settings of a scene: short windows, so that all ends soon after the load does."""
     return settings.changed(
         Settings(),
         {
             "events": {"interactions": ["view", "click"], "label": "click"},
             "fields": {"item": {"price": "number"}},
-            "windows": {"flush": "200ms"},
+            "windows": {"flush": "200ms", "lateness": lateness},
             "rank": {"provider": "cpu", "cache_age": "200ms"},
-            "learn": {"label_window": "2s", "idle": "2s", "settle": "50ms", "lateness": "10m"},
+            "learn": {"label_window": "2s", "idle": "2s", "settle": "50ms", "lateness": lateness},
             "kafka": {
                 "bootstrap_servers": kafka.bootstrap,
                 "prefix": "chaos-",
@@ -148,8 +148,12 @@ def settings_of(folder: Path, kafka: Kafka, redis: Redis) -> Settings:
     )
 
 
-def prepare(folder: Path) -> Scene:
+def prepare(folder: Path, lateness: str = "10m") -> Scene:
     """Start broker and store, and make settings and topics.
+
+    Args:
+        folder: Where everything goes.
+        lateness: How late an event may be.
 
     Raises:
         Missing: Apache Kafka or Redis is not installed.
@@ -159,7 +163,7 @@ def prepare(folder: Path) -> Scene:
     kafka, redis = Kafka(folder / "kafka"), Redis(folder / "redis", durable=True)
     kafka.start()
     redis.start()
-    known = settings_of(folder, kafka, redis)
+    known = settings_of(folder, kafka, redis, lateness)
     (folder / "streamrank.toml").write_text(settings.to_toml(known))
     edges.create(known, Secrets())
     return Scene(folder, kafka, redis, known, {name: Flow(name, folder) for name in FLOWS})

@@ -1,0 +1,196 @@
+"""How long after a SIGKILL the rank flow gives its first new list, by how many users it remembers.
+
+    python tests/benchmarks/recovery.py --report F [--users 1000 100000 1000000]
+
+Each user gets a list and a click; the snapshot is complete before the kill. The time is from the
+kill to the list of a request that was sent right after it, on Apache Kafka, with the store in
+SQLite: the start of Python and its libraries, the snapshot read back, what was written read again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from streamrank import settings
+from streamrank.edges import topics as edges
+from streamrank.settings import Secrets, Settings
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT))
+
+from tests.services import Kafka, Topics, until  # noqa: E402
+
+ITEMS = [{"id": f"i{number}"} for number in range(5)]
+PATIENCE = 540.0
+
+
+def settings_of(folder: Path, bootstrap: str) -> Settings:
+    return settings.changed(
+        Settings(),
+        {
+            "rank": {"provider": "cpu"},
+            "kafka": {
+                "bootstrap_servers": bootstrap,
+                "prefix": f"{folder.name}-",
+                "group": folder.name,
+                "fetch_wait": "5ms",
+            },
+            "store": {"path": str(folder / "feast")},
+            "state": {"path": str(folder / "state"), "every": "2s"},
+            "registry": {"path": str(folder / "registry")},
+        },
+    )
+
+
+@contextmanager
+def rank(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    environment = os.environ | {settings.SETTINGS_VARIABLE: str(folder / "streamrank.toml")}
+    command = [sys.executable, "-m", "streamrank", "run", "rank"]
+    with (folder / "rank.log").open("ab") as out:
+        flow = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out)
+        try:
+            yield flow
+        finally:
+            flow.kill()
+            flow.wait()
+
+
+class Traffic:
+    """Requests of many users, and where their answers are."""
+
+    def __init__(self, known: Settings) -> None:
+        self._known, self._asked = known, 0
+        base = {"bootstrap.servers": known.kafka.bootstrap_servers, "log_level": 2}
+        self._producer = Producer(base | {"linger.ms": 5, "queue.buffering.max.messages": 10**6})
+        limits: dict[str, Any] = {"group.id": "recovery", "fetch.wait.max.ms": 5}
+        self._answers = Consumer(base | limits)
+        topic, parts = known.topic("rankings"), known.kafka.partitions
+        self._answers.assign([TopicPartition(topic, part, 0) for part in range(parts)])
+
+    def ask(self, users: range) -> None:
+        for number in users:
+            self._asked += 1
+            request = {
+                "event": "request",
+                "id": f"q{self._asked}",
+                "timestamp": time.time_ns() // 1_000_000,
+                "user": f"u{number}",
+                "session": "s",
+                "items": ITEMS,
+            }
+            self._send("requests", request)
+        self._producer.flush(60)
+
+    def click(self, users: range) -> None:
+        for number in users:
+            click = {
+                "event": "interaction",
+                "id": f"c{number}",
+                "timestamp": time.time_ns() // 1_000_000,
+                "user": f"u{number}",
+                "session": "s",
+                "type": "click",
+                "item": "i1",
+            }
+            self._send("events", click)
+        self._producer.flush(60)
+
+    def _send(self, topic: str, event: dict[str, Any]) -> None:
+        while True:
+            try:
+                self._producer.produce(
+                    self._known.topic(topic), json.dumps(event).encode(), event["user"]
+                )
+            except BufferError:
+                self._producer.poll(0.1)
+            else:
+                return
+
+    def answers(self, wait: float = 0.05) -> int:
+        return sum(one.error() is None for one in self._answers.consume(10_000, wait))
+
+
+def seconds(bootstrap: str, folder: Path, users: int) -> float:
+    """Give the flow so many users, kill it, and wait for the next list."""
+    known = settings_of(folder, bootstrap)
+    (folder / "streamrank.toml").write_text(settings.to_toml(known))
+    edges.create(known, Secrets())
+    traffic, got = Traffic(known), 0
+    with rank(folder) as flow:
+        traffic.click(range(users))
+        traffic.ask(range(users))
+        begun = time.monotonic()
+        while got < users and time.monotonic() < begun + PATIENCE:
+            got += traffic.answers()
+        print(f"{users} users: {got} lists in {time.monotonic() - begun:.1f} s", file=sys.stderr)
+        until(lambda: done(known), PATIENCE, "the snapshot is complete")
+        flow.kill()
+        flow.wait()
+    while traffic.answers(1.0):  # re-rankings that were on their way
+        pass
+    killed = time.monotonic()
+    with rank(folder):
+        traffic.ask(range(1))
+        while not traffic.answers() and time.monotonic() < killed + PATIENCE:
+            pass
+        return time.monotonic() - killed
+
+
+def done(known: Settings) -> bool:
+    """Say whether all that was read is in a complete snapshot: what the group committed says so."""
+    topics, group = Topics(known.kafka.bootstrap_servers), f"{known.kafka.group}-rank"
+    places = [
+        TopicPartition(known.topic(name), part)
+        for name in ("events", "requests")
+        for part in range(known.kafka.partitions)
+    ]
+    consumer = Consumer(topics.connection | {"group.id": group, "log_level": 2})
+    ends = [consumer.get_watermark_offsets(place, timeout=10) for place in places]
+    noted = consumer.committed(places, timeout=10)
+    consumer.close()
+    return all(
+        end is not None and one.offset >= end[1] for one, end in zip(noted, ends, strict=True)
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--users", type=int, nargs="+", default=[1_000, 100_000, 1_000_000])
+    parser.add_argument("--broker", help="address of a broker; else one is started")
+    parser.add_argument("--report", type=Path, required=True)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder, kafka = Path(name), None
+        if given.broker is None:
+            (folder / "kafka").mkdir()
+            kafka = Kafka(folder / "kafka")
+            kafka.start()
+        found: dict[str, float] = {}
+        try:
+            for users in given.users:
+                (folder / f"recovery{users}").mkdir()
+                address = given.broker or (kafka.bootstrap if kafka else "")
+                took = seconds(address, folder / f"recovery{users}", users)
+                found[str(users)] = round(took, 2)
+                print(f"{users} users: the first list {took:.1f} s after the kill")
+        finally:
+            if kafka is not None:
+                kafka.stop(kill=True)
+    given.report.parent.mkdir(parents=True, exist_ok=True)
+    given.report.write_text(json.dumps({"seconds": found}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
