@@ -5,9 +5,12 @@ from __future__ import annotations
 import atexit
 import gc
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from typing import TYPE_CHECKING
 
 from bytewax.dataflow import Dataflow
 
@@ -34,6 +37,9 @@ from streamrank.steps import Decoder, Plan
 from streamrank.steps_parity import Again, Watch
 from streamrank.steps_ranking import Scorer
 from streamrank.swap import HotSwap
+
+if TYPE_CHECKING:
+    from streamrank.edges.feast import FeastStore
 
 log = logging.getLogger(__name__)
 
@@ -109,10 +115,32 @@ def hot_swap(known: Settings, connection: Mapping[str, str | int]) -> HotSwap:
     return scorer
 
 
+def feast_store() -> type[FeastStore]:
+    """Import Feast: seconds that other commands save.
+
+    Where PyTorch is installed Feast imports it too, for conversions that nobody asks for here:
+    as many seconds again of each start, and 200 MB.
+    """
+    with _absent("torch"):
+        from streamrank.edges.feast import FeastStore
+    return FeastStore
+
+
+@contextmanager
+def _absent(name: str) -> Iterator[None]:
+    """Let a module that was not imported yet look as if it were not installed."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
 def features_flow(build: Callable[..., Dataflow]) -> Dataflow:
     """Build the features flow on the configured broker and store."""
-    from streamrank.edges.feast import FeastStore  # 2.7 s of import that other commands save
-
     known, secrets = settings.load(), Secrets()
     connection = kafka.connection(known.kafka, secrets)
     topics = ("events", "rankings")
@@ -121,7 +149,7 @@ def features_flow(build: Callable[..., Dataflow]) -> Dataflow:
         _source(known, connection, "features", *topics),
         kafka.KafkaSink(connection, known.topic("dead-letters")),
         plan=plan_of(known),
-        store=PatientStore(FeastStore(known, secrets), known.kafka.delivery_timeout),
+        store=PatientStore(feast_store()(known, secrets), known.kafka.delivery_timeout),
         decoders=decoders_of(known, *topics),
         ttl=known.windows.ttl,
         flush=known.windows.flush,
@@ -131,13 +159,11 @@ def features_flow(build: Callable[..., Dataflow]) -> Dataflow:
 
 def rank_flow(build: Callable[..., Dataflow]) -> Dataflow:
     """Build the rank flow on the configured broker, store and registry."""
-    from streamrank.edges.feast import FeastStore
-
     known, secrets = settings.load(), Secrets()
     connection = kafka.connection(known.kafka, secrets)
     topics, letters = ("events", "requests"), known.topic("dead-letters")
     store = CachedStore(
-        FeastStore(known, secrets, wait=known.rank.store_wait),
+        feast_store()(known, secrets, wait=known.rank.store_wait),
         max_rows=known.rank.cache_rows,
         max_age=known.rank.cache_age,
     )
