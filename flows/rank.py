@@ -37,13 +37,15 @@ def build(
     decoders: Mapping[str, Decoder],
     reports: frozenset[str],
     ttl: timedelta,
+    users: int = 5_000_000,
     ahead: timedelta = timedelta(hours=1),
     now: Clock = operators.utc_now,
 ) -> Dataflow:
     """Wire the flow. Whatever touches the outside comes in as an argument.
 
-    `reports` are the topics whose bad records this flow sets aside; those of `events` are set
-    aside by the features flow, which reads them too.
+    `users` is how many of them are remembered at most. `reports` are the topics whose bad records
+    this flow sets aside; those of `events` are set aside by the features flow, which reads them
+    too.
     """
     flow = Dataflow("rank")
     records = op.input("events", flow, events)
@@ -52,7 +54,8 @@ def build(
     people = op.filter("people", decoded.oks, lambda read: steps_ranking.is_of_a_person(read.event))
     by_user = op.key_on("by_user", people, lambda read: read.event.key)
     track = partial(steps_ranking.track, plan)
-    tracked = operators.keep("track_users", by_user, UserState, track, ttl, now)
+    room = operators.Room(users)
+    tracked = operators.keep("track_users", by_user, UserState, track, ttl, now, room)
 
     queries = op.key_rm("queries", tracked)
     filled = op.flat_map_batch(

@@ -179,6 +179,7 @@ def rank_flow(build: Callable[..., Dataflow]) -> Dataflow:
         decoders=decoders_of(known, *topics),
         reports=frozenset({known.topic("requests")}),
         ttl=known.session.ttl,
+        users=known.session.users,
         ahead=known.events.max_ahead,
     )
     metrics.watch("cache", lambda: metrics_watched.cache(store))

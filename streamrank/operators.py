@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from streamrank.edges.store import FeatureStore, Row
 from streamrank.events import DeadLetter
 from streamrank.steps import Decoder, Read
 
+log = logging.getLogger(__name__)
 V = TypeVar("V")
 W = TypeVar("W")
 S = TypeVar("S")
@@ -87,11 +90,42 @@ def only(step_id: str, up: Stream[Any], kind: type[V]) -> Stream[V]:
 
 
 @dataclass
+class Room:
+    """How many keys a step may hold, in all the workers of this process.
+
+    A key that comes when it is full is worked on as a new one, and forgotten at once.
+    """
+
+    most: int
+    held: int = 0
+    refused: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def enter(self, *, anyway: bool = False) -> bool:
+        """Take a place for a key, if there is one or it is to have one anyway."""
+        with self.lock:
+            if self.held < self.most or anyway:
+                self.held += 1
+                return True
+            self.refused += 1
+            if self.refused & (self.refused - 1) == 0:  # at 1, 2, 4, 8 …
+                log.warning("%s keys are held, and %s more were not", self.held, self.refused)
+            return False
+
+    def leave(self) -> None:
+        """Give a place back."""
+        with self.lock:
+            self.held -= 1
+
+
+@dataclass
 class _Keeper(StatefulBatchLogic[V, W, S], Generic[V, W, S]):
     state: S
     advance: Callable[[S, V], tuple[S, Iterable[W]]]
     ttl: timedelta
     now: Clock
+    room: Room | None = None
+    has_place: bool = True
 
     def __post_init__(self) -> None:
         self.expires = self.now() + self.ttl  # also for what a restart brought back
@@ -102,9 +136,11 @@ class _Keeper(StatefulBatchLogic[V, W, S], Generic[V, W, S]):
             self.state, out = self.advance(self.state, value)
             emitted.extend(out)
         self.expires = self.now() + self.ttl
-        return emitted, StatefulBatchLogic.RETAIN
+        return emitted, StatefulBatchLogic.RETAIN if self.has_place else StatefulBatchLogic.DISCARD
 
     def on_notify(self) -> tuple[Iterable[W], bool]:
+        if self.room is not None and self.has_place:
+            self.room.leave()
         return [], StatefulBatchLogic.DISCARD
 
     def notify_at(self) -> datetime:
@@ -122,6 +158,7 @@ def keep(
     advance: Callable[[S, V], tuple[S, Iterable[W]]],
     ttl: timedelta,
     now: Clock,
+    room: Room | None = None,
 ) -> KeyedStream[W]:
     """Keep a state per key by a pure `advance`, and forget it `ttl` after the key's last value.
 
@@ -134,10 +171,12 @@ def keep(
         advance: `(state, value) -> (state, what to emit)`; must not change `state` in place.
         ttl: How long a silent key is remembered, by the clock.
         now: The clock.
+        room: How many keys may be held; what a restart brought back is in any case.
     """
 
     def build(saved: S | None) -> _Keeper[V, W, S]:
-        return _Keeper(empty() if saved is None else saved, advance, ttl, now)
+        place = room is None or room.enter(anyway=saved is not None)
+        return _Keeper(empty() if saved is None else saved, advance, ttl, now, room, place)
 
     return op.stateful_batch("keep", up, build)
 

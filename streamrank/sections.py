@@ -167,6 +167,8 @@ class SessionSection(Section):
     """Earlier lists whose items count as seen."""
     ttl: Duration = timedelta(days=1)
     """A user silent for so long starts anew."""
+    users: Annotated[int, Field(ge=1)] = 5_000_000
+    """Users that one process remembers; to more it answers as to users it never saw."""
 
 
 class RankSection(Section):

@@ -86,3 +86,14 @@ def test_a_state_without_an_alarm_is_forgotten_and_begins_anew() -> None:
     out: list[tuple[str, int]] = []
     run_main(flow(TestingSource([101, 1, 201, 2]), out, lambda: START))
     assert out == [("odd", 101), ("odd", 202)]
+
+
+def test_a_place_that_is_given_back_is_free_and_a_restart_takes_its_own_anyway() -> None:
+    room = operators.Room(1)
+    assert room.enter()
+    assert not room.enter()
+    assert room.enter(anyway=True)
+    room.leave()
+    room.leave()
+    assert room.enter()
+    assert (room.held, room.refused) == (1, 1)

@@ -148,3 +148,28 @@ def test_values_older_than_their_time_to_live_are_as_good_as_none(run: Callable[
     age = stage.KNOWN.windows.ttl.days * day + 1
     store.write([Row("popular", "all", stage.NOW - age, 0, {"items": ("old",)})])
     assert [ids(r) for r in run(*records(asked(1)), store=store).rankings] == [[]]
+
+
+def test_of_more_users_than_may_be_held_each_is_answered_and_the_last_is_not_remembered() -> None:
+    def of(user: str, number: int, *items: str) -> list[dict[str, Any]]:
+        clicked = deed(number, items[-1], at=number, user=user, session=user)
+        return [clicked, asked(number, *items, at=number, user=user, session=user)]
+
+    rankings: list[tuple[str, Outgoing]] = []
+    sent = [*of("a", 1, "x", "y"), *of("b", 2, "x", "y"), *of("c", 3, "x", "y")]
+    flow = rank.build(
+        TestingSource(records(*sent), batch_size=1),
+        TestingSink(rankings),
+        TestingSink([]),
+        TestingSink([]),
+        plan=stage.PLAN,
+        store=stage.store(),
+        scorer=stage.TouchedFirst(),
+        decoders=stage.decoders(),
+        reports=frozenset(),
+        ttl=stage.KNOWN.session.ttl,
+        users=2,
+    )
+    run_main(flow)
+    orders = {one["id"]: [i["id"] for i in one["items"]] for one in stage.messages(rankings)}
+    assert orders == {"q1": ["y", "x"], "q2": ["y", "x"], "q3": ["x", "y"]}
