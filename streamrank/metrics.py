@@ -138,7 +138,9 @@ class _Watched(Collector):
         families: dict[str, Metric] = {}
         for one in self._readings():
             kind = CounterMetricFamily if one.total else GaugeMetricFamily
-            family = families.setdefault(one.name, kind(one.name, one.meaning, labels=one.labels))
+            family = families.setdefault(
+                one.name, kind(one.name, one.meaning, labels=list(one.labels))
+            )
             family.add_metric(list(one.labels.values()), one.value)  # type: ignore[attr-defined]
         yield from families.values()
 
