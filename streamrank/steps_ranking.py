@@ -176,7 +176,8 @@ def _mappings(
     store: FeatureStore, view: View, keys: Sequence[str], at: int
 ) -> dict[str, Mapping[str, Value]]:
     read = zip(keys, store.read(view, keys, at), strict=True)
-    return {key: values for key, values in read if isinstance(values, Mapping)}
+    # Not `isinstance(v, Mapping)`: an abstract class is slow to ask, and all candidates come here.
+    return {k: v for k, v in read if v is not None and not isinstance(v, np.ndarray)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,7 +159,10 @@ def fresh(rows: Iterable[Row | None], at: int, ttl: timedelta) -> list[Values | 
     No online store that we know enforces a TTL; every reader goes through here instead.
     """
     oldest = at * 1000 - ttl // timedelta(microseconds=1)
-    return [None if row is None or row.stamp < oldest else row.values for row in rows]
+    # `row.stamp`, written out: this runs for every candidate.
+    return [
+        None if row is None or row.at * 1000 + row.revision < oldest else row.values for row in rows
+    ]
 
 
 def conform(row: Row, kinds: Kinds) -> Row:

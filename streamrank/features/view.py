@@ -110,7 +110,7 @@ class View:
         """Each candidate's fields: the catalogue's, overridden by the list's."""
         known = self.rows.item_fields or [{}] * self.size
         return [
-            {**old, **candidate.fields} if old else candidate.fields
+            ({**old, **candidate.fields} if candidate.fields else old) if old else candidate.fields
             for old, candidate in zip(known, self.query.candidates, strict=True)
         ]
 
@@ -180,10 +180,14 @@ class View:
         without a window has 0.
         """
         horizons, channels = np.asarray(self.schema.horizons), len(self.schema.channels)
-        packed = np.zeros((self.size, windows.width(len(horizons), channels)))
-        for row, vector in zip(packed, self.rows.item_windows, strict=False):
-            if vector is not None:
-                row[:] = vector
+        found = self.rows.item_windows
+        if found and len(found) == self.size and not any(vector is None for vector in found):
+            packed = np.array(found, np.float64)
+        else:
+            packed = np.zeros((self.size, windows.width(len(horizons), channels)))
+            for row, vector in zip(packed, found, strict=False):
+                if vector is not None:
+                    row[:] = vector
         age = np.maximum(0.0, self.query.at - packed[:, 0])
         decayed = packed[:, 1 + 2 * channels :].reshape(self.size, len(horizons), channels)
         counts = decayed * windows.decay(age[:, None], horizons)[:, :, None]
