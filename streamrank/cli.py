@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -301,7 +303,9 @@ def letters_list(
     """
     from streamrank import letters_commands
 
-    write_report(report, letters_commands.listed(settings_file, since, console=people))
+    with _usage(letters_commands.NoMoment):
+        found = letters_commands.listed(settings_file, since, console=people)
+    write_report(report, found)
 
 
 @letters_app.command("replay")
@@ -321,7 +325,8 @@ def letters_replay(
     """
     from streamrank import letters_commands
 
-    found = letters_commands.replayed(settings_file, reason, since, console=people)
+    with _usage(letters_commands.NoMoment):
+        found = letters_commands.replayed(settings_file, reason, since, console=people)
     write_report(report, found)
 
 
@@ -351,6 +356,15 @@ def write_report(path: Path | None, report: dict[str, Any]) -> None:
     partial = path.with_name(path.name + ".part")
     partial.write_text(text + "\n")
     partial.replace(path)
+
+
+@contextmanager
+def _usage(kind: type[StreamRankError]) -> Iterator[None]:
+    """Say of an error that the words of the command are wrong."""
+    try:
+        yield
+    except kind as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -129,6 +130,16 @@ def _store(known: Settings, secrets: Secrets) -> str:
     return f"feast on {known.store.online}, {where}"
 
 
+def _state(known: Settings, secrets: Secrets) -> str:
+    path = known.state.path
+    if path is None:
+        return "no folder: nothing is kept over a restart (state.path)"
+    there = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise StreamRankError(f"state.path must be a folder to write in, got {path}: see {there}")
+    return f"{path}, every {known.state.every.total_seconds():g} s"
+
+
 def _registry(known: Settings, secrets: Secrets) -> str:
     from streamrank.edges import registry
 
@@ -169,6 +180,7 @@ LOOKS: Mapping[str, Look] = {
     "broker": _broker,
     "topics": _topics,
     "store": _store,
+    "state": _state,
     "registry": _registry,
     "provider": _provider,
 }

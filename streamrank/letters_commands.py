@@ -28,6 +28,10 @@ SHOWN = 300
 _SPAN: TypeAdapter[Any] = TypeAdapter(Duration)
 
 
+class NoMoment(StreamRankError):
+    """A text says neither how long ago nor when."""
+
+
 class RefusedAgain(StreamRankError):
     """Letters came back after they were sent once, and are not sent again."""
 
@@ -36,7 +40,7 @@ def since(text: str | None, now: datetime) -> int:
     """Read from when on: a span back from now, or a moment with its zone; epoch milliseconds.
 
     Raises:
-        StreamRankError: It is neither.
+        NoMoment: It is neither.
 
     Examples:
         >>> noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -54,7 +58,7 @@ def since(text: str | None, now: datetime) -> int:
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
-        raise StreamRankError(
+        raise NoMoment(
             f'--since must be a span as "2h", or ISO 8601 with a time zone, got {text!r}'
         )
     return milliseconds(moment)

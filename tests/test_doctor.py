@@ -20,6 +20,7 @@ NAMES = [
     "broker",
     "topics",
     "store",
+    "state",
     "registry",
     "provider",
 ]
@@ -59,6 +60,17 @@ def test_what_fails_does_not_stop_what_comes_after_it(settings_file: Path) -> No
     assert found["provider"].found == "cpu (asked for: cpu), no model yet"
     assert found["settings"].found.endswith("secrets given: sasl_password")
     assert "hunter2" not in str(found)
+
+
+def test_a_state_that_cannot_be_written_is_a_finding(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    good = changed(Settings(), {"state": {"path": str(tmp_path / "new" / "state")}})
+    bad = changed(Settings(), {"state": {"path": str(tmp_path / "file" / "state")}})
+    assert checked("state", LOOKS["state"], good, Secrets()).ok
+    found = checked("state", LOOKS["state"], bad, Secrets())
+    assert not found.ok
+    assert "state.path must be a folder to write in" in found.found
+    assert checked("state", LOOKS["state"], Settings(), Secrets()).found.startswith("no folder")
 
 
 def test_bad_settings_are_a_finding(settings_file: Path) -> None:

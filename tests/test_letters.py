@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -24,6 +27,7 @@ from streamrank.events import DeadLetter, Replayed, decode_letter
 from streamrank.letters import Letters, NoSuchLetters, batches, kind
 from streamrank.settings import Secrets, Settings
 from tests.flows import stage
+from tests.services import ROOT
 
 NOW = datetime(2026, 11, 25, 8, tzinfo=UTC)
 AT = steps.milliseconds(NOW)
@@ -222,6 +226,19 @@ def test_what_came_back_is_refused_aloud(project: Project, tmp_path: Path) -> No
     replay = partial(letters_commands.replayed, path, "at most", None)
     with pytest.raises(letters_commands.RefusedAgain, match=r"1 letters .* are not sent again"):
         replay(console=Console(stderr=True))
+
+
+def test_a_wrong_word_for_since_is_wrong_usage(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "streamrank", "letters", "list", "--since", "yesterday"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "yesterday" in done.stderr
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-01-01T00:00:00", "-1h", "9" * 30 + "d"])

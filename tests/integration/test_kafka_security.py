@@ -91,7 +91,7 @@ class Guarded:
             env=self.environment(**changes),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=240,
             check=False,
         )
         assert_no_secret(done.stdout + done.stderr)
@@ -186,12 +186,12 @@ def test_a_flow_behind_tls_and_scram_answers_and_shows_no_secret(
             places: list[tuple[str, int]] = [("rankings", 0), ("dead-letters", 0)]
             until(
                 lambda: list(kafka_letters.ends(connection, places).values()) == [1, 1],
-                60,
+                120,
                 "one answer and one dead letter",
             )
             assert_no_secret(" ".join(psutil.Process(flow.pid).cmdline()))
             flow.send_signal(signal.SIGTERM)
-            assert flow.wait(30) == 0, log.read_text()
+            assert flow.wait(60) == 0, log.read_text()
         finally:
             flow.kill()
             flow.wait()
@@ -216,7 +216,6 @@ def test_the_doctor_finds_all_well_and_says_which_secrets_there_are(guarded: Gua
 
 REFUSALS = [
     (WRONG, "Authentication failed"),
-    ({"STREAMRANK_KAFKA__SASL_USERNAME": "nobody"}, "Authentication failed"),
     ({"STREAMRANK_KAFKA__SSL_CA_LOCATION": "stranger.crt"}, "certificate verify failed"),
     ({"STREAMRANK_KAFKA__SSL_CA_LOCATION": "nowhere.crt"}, "nowhere.crt"),
     ({"STREAMRANK_SSL_KEY_PASSWORD": "wrong-word-of-a-stranger"}, "ssl.key.location"),
@@ -242,7 +241,7 @@ def test_who_is_not_let_in_is_told_why(
     assert_no_secret(str(caught.value))
 
 
-@pytest.mark.parametrize("words", [("topics", "check"), ("doctor",), ("run", "rank")])
+@pytest.mark.parametrize("words", [("topics", "check"), ("run", "rank")])
 def test_a_wrong_password_ends_a_command_with_one_line(
     guarded: Guarded, words: tuple[str, ...]
 ) -> None:
