@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
-from bytewax.errors import BytewaxRuntimeError
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 
@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 FlowName = Literal["features", "rank", "learn"]
 STATE_PARTITIONS = 4
 """Recovery partitions of a flow: as many processes may share its state."""
+
+
+class StateUnusable(StreamRankError):
+    """The snapshots of a flow cannot be read or written: a full disk, a damaged file."""
 
 
 def run(flow: FlowName, path: Path | None, *, accept_gap: bool = False) -> None:
@@ -52,8 +56,8 @@ def run(flow: FlowName, path: Path | None, *, accept_gap: bool = False) -> None:
         log.info("%s runs on %s", flow, known.kafka.bootstrap_servers)
         try:
             cli_main(dataflow, epoch_interval=known.state.every, recovery_config=recovery)
-        except BytewaxRuntimeError as error:
-            raise _cause(error) from error
+        except RuntimeError as error:
+            raise _cause(error, known.state, flow) from error
     log.info("%s stopped", flow)
 
 
@@ -67,8 +71,16 @@ def _as_the_only_learner(known: Settings) -> Iterator[None]:
         yield
 
 
-def _cause(error: BaseException) -> BaseException:
+def _cause(error: RuntimeError, state: StateSection, flow: str) -> BaseException:
     """Return what Bytewax wrapped: ours, which says what to do, or else its own."""
+    _, found, said = str(error).partition("SqliteFailure")
+    if found and state.path is not None:
+        return StateUnusable(
+            f"the snapshots in {state.path / flow} must be readable and writable: {said}. "
+            "Nothing is lost: make room, and start the flow again. If a file is damaged, bring "
+            "back a copy of the whole folder, or remove it: the flow then goes on where its "
+            "consumer group is, and knows nothing of what was before"
+        )
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, StreamRankError):
         cause = cause.__cause__ or cause.__context__
@@ -81,9 +93,17 @@ def _recovery(state: StateSection, flow: str) -> RecoveryConfig | None:
         return None
     folder = state.path / flow
     if not any(folder.glob("*.sqlite3")):
-        folder.mkdir(parents=True, exist_ok=True)
-        init_db_dir(folder, STATE_PARTITIONS)
+        _prepare(folder)
     return RecoveryConfig(folder, state.every)
+
+
+def _prepare(folder: Path) -> None:
+    """Make the files of the snapshots, all of them or none, whenever this process dies."""
+    new = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    init_db_dir(new, STATE_PARTITIONS)
+    new.rename(folder)
 
 
 @contextmanager

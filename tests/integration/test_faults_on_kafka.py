@@ -126,7 +126,22 @@ def test_a_full_disk_under_the_snapshots_stops_the_flow_loudly_and_costs_no_requ
         code = flow.wait()
     said = log.read_text()
     assert code == 1, said[-2000:]
-    assert "error: " in said
+    assert f"error: the snapshots in {project.folder}/state/rank must be readable and" in said
     with project.running(*RANK):
         until(lambda: len(answered(project)) == sent, 60, "every request is answered")
     assert set(ranked(project).values()) == {1}
+
+
+def test_a_damaged_snapshot_is_an_error_that_says_where_and_what_to_do(project: Project) -> None:
+    with project.running(*RANK) as flow:
+        project.send("requests", *requests(project, 0, 5))
+        until(lambda: len(answered(project)) == 5, 60, "answers")
+        flow.terminate()
+        flow.wait(30)
+    for part in (project.folder / "state" / "rank").glob("*.sqlite3"):
+        part.write_bytes(part.read_bytes()[:5000])
+    with project.running(*RANK) as flow:
+        assert flow.wait(60) == 1
+    said = (project.folder / "rank.log").read_text()
+    assert f"error: the snapshots in {project.folder}/state/rank must be readable and" in said
+    assert "bring back a copy of the whole folder, or remove it" in said
