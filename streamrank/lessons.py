@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 HELD = 8
 """Times the gate's lists that are held for a challenger at most: the newest."""
 PATIENCE = 5
-"""Challengers refused one after the other until the learner goes on from the champion again."""
+"""Challengers refused one after the other, times those that are judged abreast, until the learner
+goes on from the champion again."""
 SURE = 3.3
 """Standard errors by which a new version must fall behind its parent to be rolled back: it is
 looked at many times, so that chance alone has many chances."""
@@ -78,6 +79,7 @@ class Publisher(Protocol):
         gate: Mapping[str, Any] | None = None,
         lists_seen: int = 0,
         learned_until: int | None = None,
+        offsets: Mapping[str, int] | None = None,
         rejected: str | None = None,
     ) -> Version:
         """Let a version appear; it does not serve yet."""
@@ -167,6 +169,7 @@ class Challenger:
     ranker: Ranker
     lists: int
     until: int
+    offsets: Mapping[str, int] = field(default_factory=dict)
     held: dict[str, Example] = field(default_factory=dict)
     """Lists that came since, by id."""
 
@@ -203,6 +206,7 @@ class Lessons:
         # the newest.
         self._known = outside.learned_until(champion) or 0
         self._until = self._known
+        self._offsets: dict[str, int] = {}
 
     def take(self, examples: Sequence[Example], now: datetime) -> list[News]:
         """Take examples in, the oldest first, or none where only time has passed.
@@ -214,6 +218,7 @@ class Lessons:
         for example in examples:
             if example.at >= self._known:
                 news += self._one(example, now)
+        news += self._prove(now)
         if self.waiting and self._overdue(now):
             news += self._update(now)
         return news
@@ -234,6 +239,7 @@ class Lessons:
             "champion": self.champion,
             "parent": self.parent,
             "learned_until": [self._known, self._until],
+            "offsets": self._offsets,
             "progressive": self.progressive.state(),
         }
 
@@ -248,6 +254,7 @@ class Lessons:
         self._since = now if self.waiting else None
         self.parent = words["parent"]
         self._known, self._until = words["learned_until"]
+        self._offsets = dict(words["offsets"])
         window = self.progressive.window
         self.progressive = Progressive.resume(words["progressive"], window)
 
@@ -267,8 +274,9 @@ class Lessons:
         news: list[News] = []
         for challenger in self._challengers:
             self._hold(challenger, example)
-        if self._challengers and _told(self._challengers[0]) >= self.rules.gate.lists:
-            news += self._judge(self._challengers.pop(0), now)
+        full = len(self._challengers) >= self.rules.abreast
+        if full and self._ready(self._challengers[-1]):
+            news += self._prove(now)
         news += self._watch(now)
         if len(self.waiting) >= self.rules.batch:
             news += self._update(now)
@@ -284,14 +292,36 @@ class Lessons:
         """Learn from what waits, and set a challenger aside where none is being judged."""
         lists, self.waiting, self._since = self.waiting, [], None
         self._until = max(self._until, *(one.at for one in lists))
+        self._offsets = read_up_to(self._offsets, lists)
         updated = self.learner.update(lists)
         if len(self._challengers) < self.rules.abreast:
             ranker = copy.deepcopy(self.learner.mean)
             exported, lists_seen = self.learner.exported(), self.learner.lists
-            self._challengers.append(Challenger(exported, ranker, lists_seen, self._until))
+            self._challengers.append(
+                Challenger(exported, ranker, lists_seen, self._until, self._offsets)
+            )
         return [updated]
 
     # --- prove --------------------------------------------------------------------------------
+
+    def _ready(self, challenger: Challenger) -> bool:
+        return _told(challenger) >= self.rules.gate.lists
+
+    def _prove(self, now: datetime) -> list[News]:
+        """Judge those that can be, the newest first: where it may serve, the older ones need not.
+
+        They are several only where many lists came at once, as after a rest.
+        """
+        news: list[News] = []
+        while ready := [one for one in self._challengers if self._ready(one)]:
+            challenger, champion = ready[-1], self.champion
+            self._challengers = [one for one in self._challengers if one is not challenger]
+            news += self._judge(challenger, now)
+            if self.champion != champion:  # what has learned less is overtaken
+                self._challengers = [
+                    one for one in self._challengers if one.lists > challenger.lists
+                ]
+        return news
 
     def _hold(self, challenger: Challenger, example: Example) -> None:
         """Hold a list for the gate; a correction replaces the labels of one that is held."""
@@ -306,7 +336,8 @@ class Lessons:
 
     def _judge(self, challenger: Challenger, now: datetime) -> list[News]:
         lists = list(challenger.held.values())
-        verdict = self._verdict(challenger, lists)
+        wants = self.outside.build(challenger.exported.onnx)
+        verdict = self._verdict(challenger, wants, lists)
         if not verdict.passed and not _finite(challenger.exported.weights):
             return [self._go_back(self.champion, verdict.reason, rolled_back=False)]
         figures = {"passed": verdict.passed, "reason": verdict.reason, **verdict.figures}
@@ -320,6 +351,7 @@ class Lessons:
                 gate=figures,
                 lists_seen=challenger.lists,
                 learned_until=challenger.until,
+                offsets=challenger.offsets,
                 rejected=None if verdict.passed else verdict.reason,
             )
             news: list[News] = [Judged(manifest.version, parent, verdict, challenger.lists)]
@@ -331,21 +363,20 @@ class Lessons:
             return []
         if verdict.passed:
             self.parent, self.champion, self._live = parent, manifest.version, []
-            self._serves, self._refused = self.outside.load(manifest.version), 0
+            self._serves, self._refused = wants, 0
             return news
         self._refused += 1
         if not verdict.credible:
             self.waiting, self._since = [], None  # nor is it learned from
-        if self._refused >= PATIENCE or not verdict.credible:
+        if self._refused >= PATIENCE * self.rules.abreast or not verdict.credible:
             news.append(self._go_back(self.champion, verdict.reason, rolled_back=False))
         return news
 
-    def _verdict(self, challenger: Challenger, lists: Sequence[Example]) -> Verdict:
+    def _verdict(self, challenger: Challenger, wants: Scores, lists: Sequence[Example]) -> Verdict:
         stopped = self.outside.stopped()
         if stopped is not None:
             return Verdict(False, stopped)
         given = [one.inputs for one in lists]
-        wants = self.outside.build(challenger.exported.onnx)
         first, (champion, scores) = _timed(self._serves, wants, given)
         second, _ = _timed(self._serves, wants, given)
         seconds = (min(first[0], second[0]), min(first[1], second[1]))  # what else ran, left out
@@ -427,6 +458,22 @@ class Lessons:
             self.champion, self.parent, self._live = version, None, []
         self._challengers, self._refused = [], 0
         return WentBack(version, reason, rolled_back)
+
+
+def read_up_to(offsets: Mapping[str, int], lists: Sequence[Example]) -> dict[str, int]:
+    """Return up to where feedback has been learned from, by partition, the next offset of each.
+
+    Examples:
+        >>> one = Example("r", "u", 0, {}, np.zeros((1, 1)), origin="events[3]@41")
+        >>> read_up_to({"events[2]": 7}, [one])
+        {'events[2]': 7, 'events[3]': 42}
+    """
+    found = dict(offsets)
+    for one in lists:
+        if one.origin is not None:
+            partition, _, offset = one.origin.rpartition("@")
+            found[partition] = max(found.get(partition, 0), int(offset) + 1)
+    return found
 
 
 def _told(challenger: Challenger) -> int:

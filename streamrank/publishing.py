@@ -64,6 +64,7 @@ class Publishing:
         gate: Mapping[str, Any] | None = None,
         lists_seen: int = 0,
         learned_until: int | None = None,
+        offsets: Mapping[str, int] | None = None,
         rejected: str | None = None,
     ) -> Manifest:
         """Let a version appear in the registry; it does not serve yet. The oldest may go.
@@ -76,6 +77,7 @@ class Publishing:
             gate: The gate's figures and reason.
             lists_seen: Lists that it learned from.
             learned_until: The time of the newest of them, ms.
+            offsets: Up to where it has learned from feedback, by `topic[partition]`.
             rejected: Why it must not serve, if it must not.
 
         Raises:
@@ -94,6 +96,7 @@ class Publishing:
             rejected=rejected,
             lists_seen=lists_seen,
             learned_until=learned_until,
+            offsets=offsets,
         )
         self._retain(manifest, now)
         return manifest

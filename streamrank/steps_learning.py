@@ -64,7 +64,7 @@ def advance(
 ) -> tuple[Joining, list[Example | Outcome]]:
     """Take in a batch of one user's lists and deeds; only the time, where there are none."""
     arrivals = [
-        Arrival(read.event, milliseconds(now))
+        Arrival(read.event, milliseconds(now), read.record.origin)
         for read in reads
         if isinstance(read.event, (Interaction, Shown, Served))
     ]

@@ -50,6 +50,7 @@ class Kept:
     parent: str | None
     weights: Mapping[str, Array]
     scorer: Scorer
+    offsets: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -72,11 +73,12 @@ class Memory:
         gate: Mapping[str, Any] | None = None,
         lists_seen: int = 0,
         learned_until: int | None = None,
+        offsets: Mapping[str, int] | None = None,
         rejected: str | None = None,
     ) -> Kept:
         version = f"v{len(self.versions)}"
         scorer = OnnxScorer(exported.onnx, version=version, provider="cpu")
-        self.versions[version] = Kept(version, parent, exported.weights, scorer)
+        self.versions[version] = Kept(version, parent, exported.weights, scorer, offsets or {})
         return self.versions[version]
 
     def announce(
@@ -244,6 +246,33 @@ def test_challengers_are_judged_abreast_each_by_the_lists_after_its_own_making()
     seen = [one.lists_seen for one in judged]
     assert seen == sorted(seen)
     assert all(one.verdict.figures["lists"] >= 50 for one in judged if one.verdict.figures)
+
+
+def test_of_many_lists_at_once_the_newest_challenger_is_judged_first_and_the_rest_overtaken() -> (
+    None
+):
+    lessons, _ = begun()
+    lessons.rules = dataclasses.replace(lessons.rules, batch=20, abreast=3)
+    news = lessons.take(lists(20, 0), TIME) + lessons.take(lists(90, 1), TIME)
+    judged = [one for one in news if isinstance(one, Judged)]
+    # Set aside after 20, 40 and 60 lists; when the third has its 50, the others have more.
+    assert [one.lists_seen for one in judged] == sorted(
+        (one.lists_seen for one in judged), reverse=True
+    )
+    assert judged[0].lists_seen == 60
+    assert [one.verdict.passed for one in judged[:-1]] == [False] * (len(judged) - 1)
+
+
+def test_a_version_says_up_to_where_it_has_learned_from_feedback() -> None:
+    """The challenger is set aside after 60 lists, the last of them at offsets 58 and 59."""
+    lessons, memory = begun()
+    for n in range(2):
+        some = [
+            dataclasses.replace(one, origin=f"events[{place % 2}]@{60 * n + place}")
+            for place, one in enumerate(lists(60, n))
+        ]
+        lessons.take(some, TIME)
+    assert memory.versions["v1"].offsets == {"events[0]": 59, "events[1]": 60}
 
 
 def test_a_segment_that_is_named_is_looked_at() -> None:

@@ -18,6 +18,7 @@ class _Words(Words):
     model: str
     source: str
     revision: int
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,9 @@ class Example:
         propensities: With what probability it stood there, float32 (C,).
         revision: Above 0 it corrects the example of the same id that went out before: its
             labels are all that is known now.
+        origin: The first record, `topic[partition]@offset`, of the feedback that is new in it:
+            lists go out in the order of that, so that feedback of a partition before it has
+            gone out by then.
     """
 
     id: str
@@ -55,6 +59,7 @@ class Example:
     shown: Array | None = None
     propensities: Array | None = None
     revision: int = 0
+    origin: str | None = None
 
     def encode(self) -> bytes:
         """Return the binary payload of topic `examples`: safetensors, with the words inside."""

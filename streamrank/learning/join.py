@@ -62,10 +62,14 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What came, and when by the system's clock (ms); nothing, where it is only later now."""
+    """What came, and when by the system's clock (ms); nothing, where it is only later now.
+
+    `origin` is the record that it was read from, `topic[partition]@offset`.
+    """
 
     what: Served | Interaction | Shown | None
     now: int
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ class Waiting:
     event: Interaction
     head: int
     since: int
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +143,8 @@ def advance(state: Joining, arrival: Arrival, rules: Rules) -> tuple[Joining, li
             state = _moved(state, event)
             head = rules.head(event) if isinstance(event, Interaction) else None
             if isinstance(event, Interaction) and head is not None:
-                state = _fed(state, Waiting(event, head, state.seen), rules, out)
+                one = Waiting(event, head, state.seen, arrival.origin)
+                state = _fed(state, one, rules, out)
     changed = state.lists is not before.lists or state.over is not before.over
     if changed or (state.wake is not None and state.wake <= state.clock):
         state = _settled(state, rules, out)
@@ -227,7 +233,7 @@ def _fed(state: Joining, one: Waiting, rules: Rules, out: list[Out]) -> Joining:
     if event.item is None:
         out.append(Outcome("no_item", name, event.id))
     elif name in state.lists:
-        listed, fate = state.lists[name].take(event, one.head, state.clock, rules)
+        listed, fate = state.lists[name].take(event, one.head, state.clock, rules, one.origin)
         out.append(Outcome(fate, name, event.id))
         return replace(state, lists={**state.lists, name: listed})
     elif name in state.over:

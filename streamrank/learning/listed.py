@@ -80,6 +80,7 @@ class Listed:
         fed: When it got the feedback that has not gone out yet, by its user's clock.
         ended: Whether the session that it was made in is over.
         revision: How often its example has gone out.
+        origin: The first record of the feedback that has not gone out yet.
     """
 
     served: Served
@@ -87,6 +88,7 @@ class Listed:
     fed: int | None = None
     ended: bool = False
     revision: int = 0
+    origin: str | None = None
 
     @property
     def may_be_unseen(self) -> bool:
@@ -125,7 +127,14 @@ class Listed:
         in_time = 0 <= after <= rules.window(head)
         return in_time and not self.may_be_unseen and self.shows(event.item or "")
 
-    def take(self, event: Interaction, head: int, clock: int, rules: Rules) -> tuple[Listed, Fate]:
+    def take(
+        self,
+        event: Interaction,
+        head: int,
+        clock: int,
+        rules: Rules,
+        origin: str | None = None,
+    ) -> tuple[Listed, Fate]:
         """Take feedback in.
 
         Args:
@@ -133,6 +142,7 @@ class Listed:
             head: Which label it is.
             clock: The time by its user's clock.
             rules: The windows.
+            origin: The record that it was read from.
 
         Returns:
             The list after it, and what became of the feedback.
@@ -144,9 +154,9 @@ class Listed:
             return self, "not_in_list"
         if key in self.found:
             return self, "duplicate" if self.found[key] == event.id else "repeated"
-        fed = clock if self.fed is None else self.fed
+        first = self if self.fed is not None else replace(self, fed=clock, origin=origin)
         found = {**self.found, key: event.id}
-        return replace(self, found=found, fed=fed), "corrected" if self.revision else "joined"
+        return replace(first, found=found), "corrected" if self.revision else "joined"
 
     def example(self, rules: Rules) -> tuple[Listed, Example]:
         """Return the list after its example went out, and the example."""
@@ -164,8 +174,9 @@ class Listed:
             shown=served.shown,
             propensities=served.propensities,
             revision=self.revision,
+            origin=self.origin,
         )
-        return replace(self, fed=None, revision=self.revision + 1), example
+        return replace(self, fed=None, origin=None, revision=self.revision + 1), example
 
     def _labels(self, rules: Rules) -> Array:
         labels = np.zeros((len(self.served.items), rules.heads), np.float32)

@@ -5,9 +5,8 @@
 The three flows run as processes on Apache Kafka, and simulated shoppers ask and click, all on this
 machine.  `click_to_ranking` is from a deed that was sent to the re-ranked list that it caused.
 `feedback_to_serving` is from a click that was sent to the first list scored by a version that has
-learned from it, through join, update, gate and swap.  Which ones these are the manifest says:
-a list's feedback waits a moment (`learn.settle`) before it is learned from, so a version that has
-learned from a list shown at some time has learned from all feedback that came before that time.
+learned from it, through join, update, gate and swap.  Which ones these are the manifest says, by
+the offset in topic `events` up to which the version has learned from feedback.
 
 Clicks of the last `--wait` seconds are left out; one before them that no version has learned
 from, to the end, counts as endless.  Without `--broker` an Apache Kafka is started
@@ -22,7 +21,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,8 @@ from streamrank.drive import Drive, now_ms
 from streamrank.edges import registry, topics
 from streamrank.edges.broker import HeldProducer, readers_of
 from streamrank.edges.kafka import Reader, connection
-from streamrank.events import Event, Interaction, Ranking, Request
+from streamrank.events import Event, Interaction, Ranking, Request, decode
+from streamrank.features.inputs import Array
 from streamrank.settings import Secrets, Settings
 from streamrank.tally import percentiles
 from streamrank.traffic import ShopperTraffic
@@ -50,14 +50,14 @@ class Notes(Changes):
 
     Attributes:
         deeds: When each was sent (s), by id.
-        clicks: When each was sent, as epoch milliseconds.
+        clicks: When each was sent, as epoch milliseconds, by id.
         caused: Milliseconds from a deed to the list that it caused.
         first: When the first list of each version came, as epoch milliseconds.
     """
 
     label: str = "click"
     deeds: dict[str, float] = field(default_factory=dict)
-    clicks: list[int] = field(default_factory=list)
+    clicks: dict[str, int] = field(default_factory=dict)
     caused: list[float] = field(default_factory=list)
     first: dict[str, int] = field(default_factory=dict)
 
@@ -66,7 +66,7 @@ class Notes(Changes):
         if isinstance(event, Interaction):
             self.deeds[event.id] = time.monotonic()
             if event.type == self.label:
-                self.clicks.append(now_ms())
+                self.clicks[event.id] = now_ms()
 
     def ranked(self, ranking: Ranking, now: float) -> None:
         """Note a list."""
@@ -76,28 +76,73 @@ class Notes(Changes):
             self.caused.append(1000 * (now - deed))
 
 
+@dataclass(frozen=True)
+class Click:
+    """A click on the broker: in which partition and at which offset, and when it was sent (ms)."""
+
+    partition: str
+    offset: int
+    sent: int
+
+
+def on_the_broker(known: Settings, sent: Mapping[str, int]) -> list[Click]:
+    """Return where the clicks lie."""
+    found: list[Click] = []
+    with Reader(connection(known.kafka, Secrets()), [known.topic("events")]) as reader:
+        while len(found) < len(sent) and (records := reader.poll(5.0)):
+            for record in records:
+                event = decode(record.value)
+                if isinstance(event, Interaction) and event.id in sent:
+                    partition = record.origin.rpartition("@")[0]
+                    found.append(Click(partition, record.offset, sent[event.id]))
+    return found
+
+
+def seconds_to_serving(
+    clicks: Sequence[Click],
+    learned: Mapping[str, Mapping[str, int]],
+    first: Mapping[str, int],
+) -> Array:
+    """Return how long it took until a version served that has learned from each click, (clicks,).
+
+    Args:
+        clicks: The clicks.
+        learned: Of each version, the next offset to learn from, by partition.
+        first: When the first list of each version came, ms.
+
+    Examples:
+        >>> clicks = [Click("events[0]", 7, 1_000), Click("events[0]", 9, 1_000)]
+        >>> learned = {"a": {"events[0]": 8}, "b": {"events[0]": 9}}
+        >>> seconds_to_serving(clicks, learned, {"a": 4_000, "b": 6_000}).tolist()
+        [3.0, inf]
+    """
+    heard = [(first[version], offsets) for version, offsets in learned.items() if version in first]
+    served = sorted(heard, key=lambda one: one[0])
+    found = np.full(len(clicks), np.inf)
+    for place, click in enumerate(clicks):
+        for at, offsets in served:
+            if offsets.get(click.partition, 0) > click.offset:
+                found[place] = (at - click.sent) / 1000
+                break
+    return found
+
+
 def figures(
-    notes: Notes, learned_until: Mapping[str, int | None], ended: int, wait: float
+    notes: Notes,
+    clicks: Sequence[Click],
+    learned: Mapping[str, Mapping[str, int]],
+    ended: int,
+    wait: float,
 ) -> dict[str, Any]:
     """Return how long it took."""
-    known = sorted(
-        (until, notes.first[version])
-        for version, until in learned_until.items()
-        if until is not None and version in notes.first
-    )
-    until = np.array([one for one, _ in known], np.float64)
-    # The first list of this version, or of any that has learned even longer.
-    served = np.minimum.accumulate([at for _, at in reversed(known)])[::-1].astype(np.float64)
-    clicks = np.array([at for at in notes.clicks if at <= ended - 1000 * wait], np.float64)
-    places = np.searchsorted(until, clicks)
-    padded = np.append(served, np.inf)
-    seconds = (padded[places] - clicks) / 1000
+    early = [one for one in clicks if one.sent <= ended - 1000 * wait]
+    seconds = seconds_to_serving(early, learned, notes.first)
     return {
         "feedback_to_serving_p95_s": _finite(np.quantile(seconds, 0.95, method="higher")),
         "feedback_to_serving_p50_s": _finite(np.quantile(seconds, 0.5, method="higher")),
         "click_to_ranking_p99_ms": percentiles(notes.caused)["p99"],
         "click_to_ranking_ms": percentiles(notes.caused),
-        "clicks": len(clicks),
+        "clicks": len(seconds),
         "never_served": int(np.isinf(seconds).sum()),
         "re-ranked": len(notes.caused),
     }
@@ -120,12 +165,13 @@ def measure(asked: argparse.Namespace, console: Console) -> dict[str, Any]:
             first = versions.train(act.examples, place.known, console)
             notes = play(place, act, console)
             ended = now_ms()
+            clicks = on_the_broker(place.known, notes.clicks)
             made = registry.versions(place.known.registry.path, place.known.model.name)
-    until = {one.version: one.learned_until for one in made if one.version != first.version}
+    learned = {one.version: one.offsets for one in made if one.version != first.version}
     return {
         "machine": f"{os.cpu_count()} CPUs, {platform.machine()}",
         "seconds": asked.seconds,
-        **figures(notes, until, ended, asked.wait),
+        **figures(notes, clicks, learned, ended, asked.wait),
         "versions": {
             "published": sum(one.rejected is None for one in made) - 1,
             "rejected": sum(one.rejected is not None for one in made),

@@ -121,6 +121,23 @@ def test_a_list_with_a_click_waits_a_moment_for_more_and_is_learned_from() -> No
     assert desk.outcomes == {"joined": 2, "with_feedback": 1}
 
 
+def test_an_example_names_the_first_record_of_the_feedback_that_is_new_in_it() -> None:
+    state, out = Joining(), list[Example | Outcome]()
+    arrivals = [
+        Arrival(served(), NOW),
+        Arrival(deed(1), NOW + SECOND, "events[2]@7"),
+        Arrival(deed(2, "c"), NOW + SECOND, "events[2]@9"),
+        Arrival(None, NOW + 3 * SECOND),
+        Arrival(deed(3, "a", at=5 * SECOND), NOW + 5 * SECOND, "events[2]@12"),
+        Arrival(None, NOW + 9 * SECOND),
+    ]
+    for arrival in arrivals:
+        state, more = join.advance(state, arrival, RULES)
+        out += more
+    examples = [one for one in out if isinstance(one, Example)]
+    assert [one.origin for one in examples] == ["events[2]@7", "events[2]@12"]
+
+
 def test_an_example_is_what_was_served() -> None:
     desk, list_ = Desk(), served(shown=(1, 0, -1))
     desk.take(list_, deed(1))
