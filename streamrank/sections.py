@@ -234,6 +234,8 @@ class LearnSection(Section):
     """Share of those lists that may differ; beyond it no version is published."""
     nice: Annotated[int, Field(ge=0, le=19)] = 10
     """How far the learner stands back for other processes."""
+    logs: Path | None = None
+    """A folder for TensorBoard's curves of updates and verdicts; without it there are none."""
 
 
 Segment = Literal[

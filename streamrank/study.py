@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from streamrank import deployment
+from streamrank.curves import Curves
 from streamrank.edges import registry
 from streamrank.edges.onnxruntime import OnnxScorer
 from streamrank.features.inputs import Array
 from streamrank.learning import gate
 from streamrank.learning.examples import Example
 from streamrank.lessons import Lessons, Outside, Rules
+from streamrank.model import board
 from streamrank.model.injection import Graph, NotInjectable
 from streamrank.model.learner import Learner, Online, ranker_of
 from streamrank.publishing import Announces, Publishing
@@ -62,6 +66,13 @@ def outside_of(
         learned_until=lambda version: registry.manifest(root, name, version).learned_until,
         stopped=stopped,
     )
+
+
+@contextmanager
+def curves_in(folder: Path, updates: int) -> Iterator[Curves]:
+    """Draw the learner's curves in a folder that TensorBoard is pointed at."""
+    with board.writer(folder) as writer:
+        yield Curves(writer, updates)
 
 
 def graph_of(known: Settings, version: str) -> Graph | None:

@@ -5,8 +5,10 @@ PyTorch is imported when there is something to learn with, and not before.
 
 from __future__ import annotations
 
+import atexit
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -21,10 +23,13 @@ from streamrank.publishing import Announces
 from streamrank.settings import Settings
 
 if TYPE_CHECKING:
+    from streamrank.curves import Curves
     from streamrank.lessons import Lessons, News
     from streamrank.model.injection import Graph
 
 log = logging.getLogger(__name__)
+_UNTIL_THE_END = ExitStack()
+atexit.register(_UNTIL_THE_END.close)
 WHOLE_EVERY = 20
 """Updates until a whole state is kept again; lists since the last one are learned once more after
 a restart, all in one update."""
@@ -50,6 +55,7 @@ class Study:
     stopped: Callable[[], str | None]
     graph: Graph | None = None
     _lessons: Lessons | None = field(default=None, init=False)
+    _curves: Curves | None = field(default=None, init=False)
     _new: list[Example] = field(default_factory=list, init=False)  # since the last snapshot
     _kept: tuple[int, str] | None = field(default=None, init=False)  # updates, champion
 
@@ -57,12 +63,16 @@ class Study:
         """Take examples in; those that come before there is any version teach nobody."""
         if self._lessons is None:
             self._lessons = self._open(now)
+            self._draw(self._lessons)
         if self._lessons is None:
             if examples:
                 log.warning("no version to go on from yet: %d lists not learned", len(examples))
             return []
         self._new += examples
-        return self._lessons.take(examples, now)
+        news = self._lessons.take(examples, now)
+        if self._curves is not None:
+            self._curves.take(news)
+        return news
 
     def due(self) -> datetime | None:
         """Return when it wants to be asked though no example comes."""
@@ -105,6 +115,14 @@ class Study:
     def _journal(self, whole: str) -> Journal:
         folder = f"{self.checkpoints.name}-journals"
         return Journal(Path(self.checkpoints.root, folder, f"{whole}.journal"))
+
+    def _draw(self, lessons: Lessons | None) -> None:
+        if lessons is None or self.known.learn.logs is None:
+            return
+        from streamrank import study
+
+        opened = study.curves_in(self.known.learn.logs, lessons.learner.updates)
+        self._curves = _UNTIL_THE_END.enter_context(opened)
 
     def _open(self, now: datetime) -> Lessons | None:
         known = self.known
