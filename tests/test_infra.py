@@ -1,6 +1,7 @@
 """What infra/ says, held against the program: variables, metrics, ports, topics, commands."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -171,7 +172,10 @@ def test_every_topic_is_described_and_every_example_can_be_read() -> None:
 def need(program: str) -> str:
     found = shutil.which(program)
     if found is None:
-        pytest.skip(f"{program} is not installed: `apt-get install prometheus`")
+        missing = f"{program} is not installed: `apt-get install prometheus`"
+        if os.environ.get("STREAMRANK_REQUIRE_SERVICES") == "1":
+            pytest.fail(missing)
+        pytest.skip(missing)
     return found
 
 
