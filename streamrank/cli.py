@@ -169,14 +169,24 @@ def run(
         bool,
         typer.Option("--accept-gap", help="Go on where records to read are gone; says which."),
     ] = False,
+    number: Annotated[
+        int | None,
+        typer.Option("--process", "-i", help="Which process of several this is, from 0."),
+    ] = None,
+    addresses: Annotated[
+        str | None,
+        typer.Option("--addresses", "-a", help='host:port of each, as "one:2101;two:2101".'),
+    ] = None,
 ) -> None:
-    """Run one flow as a process on the configured broker.
+    """Run one flow as a process on the configured broker, or as one process of several.
 
     Example: `streamrank run rank --settings streamrank.toml`
     """
     from streamrank import process
 
-    process.run(flow.value, settings_file, accept_gap=accept_gap)
+    with _usage(process.NoCluster):
+        cluster = process.cluster(number, addresses)
+    process.run(flow.value, settings_file, accept_gap=accept_gap, cluster=cluster)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""One flow as one process: snapshots, signals, a start-up line and an orderly end."""
+"""One flow as a process, or as several: snapshots, signals, a start-up line and an orderly end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -31,17 +32,89 @@ class StateUnusable(StreamRankError):
     """The snapshots of a flow cannot be read or written: a full disk, a damaged file."""
 
 
-def run(flow: FlowName, path: Path | None, *, accept_gap: bool = False) -> None:
+class NoCluster(StreamRankError):
+    """The processes that are to share a flow are not named as they must be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The processes that share a flow, and which of them this is.
+
+    They start and stop together. Each keeps the snapshots of its share of the users, in a folder
+    of its own or in one that they share.
+
+    Attributes:
+        process: This one, counted from 0.
+        addresses: Where each of them listens for the others.
+    """
+
+    process: int = 0
+    addresses: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many processes there are."""
+        return max(1, len(self.addresses))
+
+    def share(self) -> frozenset[int]:
+        """Return which recovery partitions this process makes where there are none yet.
+
+        Examples:
+            >>> [sorted(Cluster(one, ("a:1", "b:1")).share()) for one in range(2)]
+            [[0, 2], [1, 3]]
+        """
+        return frozenset(range(self.process, STATE_PARTITIONS, self.size))
+
+
+ALONE = Cluster()
+
+
+def cluster(process: int | None, addresses: str | None) -> Cluster:
+    """Read which process of a flow this is.
+
+    Args:
+        process: Its number, from 0; `None` where it is alone.
+        addresses: `host:port` of each process, with `;` between them.
+
+    Raises:
+        NoCluster: One is given without the other, or they do not fit.
+
+    Examples:
+        >>> cluster(1, "one:2101;two:2101")
+        Cluster(process=1, addresses=('one:2101', 'two:2101'))
+    """
+    if process is None and addresses is None:
+        return ALONE
+    if process is None or addresses is None:
+        raise NoCluster("--process and --addresses must be given together")
+    found = tuple(addresses.split(";"))
+    for address in found:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or found.count(address) > 1:
+            raise NoCluster(f"--addresses must be different host:port, got {address!r}")
+    if process not in range(len(found)):
+        raise NoCluster(f"--process must be within 0..{len(found) - 1}, got {process}")
+    if len(found) > STATE_PARTITIONS:
+        raise NoCluster(f"--addresses must be at most {STATE_PARTITIONS}, got {len(found)}")
+    return Cluster(process, found)
+
+
+def run(
+    flow: FlowName, path: Path | None, *, accept_gap: bool = False, cluster: Cluster = ALONE
+) -> None:
     """Run a flow until it is told to stop; SIGTERM and SIGINT let it finish what it holds.
 
     Args:
         flow: Which of the flows.
         path: The settings file; `None` looks where `settings.load` looks.
         accept_gap: Go on where the broker no longer holds what is to be read next.
+        cluster: The processes that share the flow.
 
     Raises:
         StreamRankError: The broker, a topic, the store or the model is not as it must be.
     """
+    if flow == "learn" and cluster.size > 1:
+        raise NoCluster("the learn flow must be one process: a model has one learner")
     if path is not None:
         os.environ[SETTINGS_VARIABLE] = str(path)
     os.environ["RUST_BACKTRACE"] = "0"  # an error of ours passes through Bytewax as a panic
@@ -52,10 +125,16 @@ def run(flow: FlowName, path: Path | None, *, accept_gap: bool = False) -> None:
     module = importlib.import_module(f"flows.{flow}")
     with _orderly_stop(), _as_the_only_learner(known) if flow == "learn" else nullcontext():
         dataflow = module.main()
-        recovery = _recovery(known.state, flow)
+        recovery = _recovery(known.state, flow, cluster)
         log.info("%s runs on %s", flow, known.kafka.bootstrap_servers)
         try:
-            cli_main(dataflow, epoch_interval=known.state.every, recovery_config=recovery)
+            cli_main(
+                dataflow,
+                process_id=cluster.process if cluster.size > 1 else None,
+                addresses=list(cluster.addresses) if cluster.size > 1 else None,
+                epoch_interval=known.state.every,
+                recovery_config=recovery,
+            )
         except RuntimeError as error:
             raise _cause(error, known.state, flow) from error
     log.info("%s stopped", flow)
@@ -87,23 +166,37 @@ def _cause(error: RuntimeError, state: StateSection, flow: str) -> BaseException
     return cause or error
 
 
-def _recovery(state: StateSection, flow: str) -> RecoveryConfig | None:
+def _recovery(state: StateSection, flow: str, cluster: Cluster) -> RecoveryConfig | None:
     if state.path is None:
         log.warning("state.path is not set: nothing is kept over a restart")
         return None
     folder = state.path / flow
-    if not any(folder.glob("*.sqlite3")):
-        _prepare(folder)
+    if not any((folder / _part(index)).exists() for index in cluster.share()):
+        _prepare(folder, cluster)
     return RecoveryConfig(folder, state.every)
 
 
-def _prepare(folder: Path) -> None:
-    """Make the files of the snapshots, all of them or none, whenever this process dies."""
-    new = folder.with_name(f".{folder.name}.new")
+def _part(index: int) -> str:
+    return f"part-{index}.sqlite3"
+
+
+def _prepare(folder: Path, cluster: Cluster) -> None:
+    """Make the files of the snapshots: those of one process all or none, whenever it dies.
+
+    Of several processes each makes its own, so that it does not matter whether they share the
+    folder.
+    """
+    new = folder.with_name(f".{folder.name}.new-{cluster.process}")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     init_db_dir(new, STATE_PARTITIONS)
-    new.rename(folder)
+    if cluster.size == 1:
+        new.rename(folder)
+        return
+    folder.mkdir(exist_ok=True)
+    for index in sorted(cluster.share()):
+        (new / _part(index)).rename(folder / _part(index))
+    shutil.rmtree(new)
 
 
 @contextmanager

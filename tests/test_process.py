@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from streamrank import process
 from streamrank import settings as settings_module
 from streamrank.settings import Settings
 
@@ -31,3 +34,34 @@ def test_a_flow_whose_broker_is_away_says_so_in_one_line_and_ends(tmp_path: Path
     [line] = done.stderr.splitlines()
     assert line.startswith(f"error: no Kafka broker answers at {address}")
     assert not any(trace in done.stderr for trace in ("Traceback", "panicked", "backtrace"))
+
+
+@pytest.mark.parametrize(
+    ("number", "addresses", "rule"),
+    [
+        (0, None, "--process and --addresses must be given together"),
+        (None, "a:1;b:1", "--process and --addresses must be given together"),
+        (2, "a:1;b:1", "--process must be within 0..1, got 2"),
+        (0, "a:1;b", "--addresses must be different host:port, got 'b'"),
+        (0, "a:1;a:1", "--addresses must be different host:port, got 'a:1'"),
+        (0, "a:1;a:2;a:3;a:4;a:5", "--addresses must be at most 4, got 5"),
+    ],
+)
+def test_processes_that_do_not_fit_together_are_named(
+    number: int | None, addresses: str | None, rule: str
+) -> None:
+    with pytest.raises(process.NoCluster, match=f"^{rule}$"):
+        process.cluster(number, addresses)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+def test_each_part_of_the_snapshots_is_made_by_one_process(processes: int) -> None:
+    addresses = tuple(f"a:{port}" for port in range(1, processes + 1))
+    shares = [process.Cluster(number, addresses).share() for number in range(processes)]
+    assert sorted(part for share in shares for part in share) == [0, 1, 2, 3]
+
+
+def test_the_learn_flow_is_not_shared() -> None:
+    two = process.Cluster(0, ("a:1", "b:1"))
+    with pytest.raises(process.NoCluster, match="the learn flow must be one process"):
+        process.run("learn", None, cluster=two)
