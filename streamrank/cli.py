@@ -215,6 +215,26 @@ def demo(
     write_report(report, found)
 
 
+@app.command()
+def bench(
+    settings_file: SettingsOption = None,
+    broker: Annotated[
+        str | None, typer.Option(help="host:port of a broker; else the settings'.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1.0, help="How long requests are sent.")] = 30.0,
+    candidates: Annotated[int, typer.Option(min=1, help="Candidates of a request.")] = 100,
+    report: ReportOption = None,
+) -> None:
+    """Measure the rank flow on topics of its own, which are removed again.
+
+    Example: `streamrank bench --seconds 30 --report bench.json`
+    """
+    from streamrank import bench as benching
+
+    found = benching.run(settings_file, broker, seconds, candidates, console=people)
+    write_report(report, found)
+
+
 @topics_app.command("create")
 def topics_create(settings_file: SettingsOption = None) -> None:
     """Create the topics that are missing.

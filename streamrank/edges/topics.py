@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
@@ -116,6 +117,31 @@ def create(settings: Settings, secrets: Secrets) -> list[str]:
     while not broker.topics().keys() >= set(created) and time.monotonic() < deadline:
         time.sleep(0.05)  # the controller has them, and its brokers hear of it in a moment
     return created
+
+
+def remove(settings: Settings, secrets: Secrets, *, groups: Sequence[str] = ()) -> None:
+    """Remove the topics with all that they hold, and groups that nobody uses any more.
+
+    Raises:
+        TopicsRefused: The broker did not remove a topic; the text says why.
+        BrokerUnreachable: Nobody answers.
+    """
+    broker = Broker(connection(settings.kafka, secrets))
+    there = [spec.name for spec in wanted(settings) if spec.name in broker.topics()]
+    answers = broker.client.delete_topics(there, operation_timeout=2 * PATIENCE) if there else {}
+    refused = []
+    for name, answer in answers.items():
+        try:
+            answer.result(3 * PATIENCE)
+        except KafkaException as error:
+            refused.append(f"{name}: {error.args[0].str()}")
+    if groups:
+        for answer in broker.client.delete_consumer_groups(list(groups)).values():
+            with suppress(KafkaException):  # it never was there, or is gone when it is old
+                answer.result(3 * PATIENCE)
+    if refused:
+        where = settings.kafka.bootstrap_servers
+        raise TopicsRefused(f"topics not removed at {where}: {'; '.join(refused)}")
 
 
 def _new(spec: TopicSpec) -> NewTopic:
