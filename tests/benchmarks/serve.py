@@ -33,7 +33,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -419,7 +419,7 @@ def measure(address: str | None, seconds: float) -> dict[str, Any]:
             our_topics.create(known, Secrets())
             graph = publish(known)
             fill_store(known)
-            _history(broker, known.topic("events"), histories(known))
+            send(broker, known.topic("events"), histories(known))
             load = Load(broker, known.topic("requests"), known.topic("rankings"), requests)
             with swap.flow(known, folder), load.listening():
                 load.run("warm", 60, None, most=2 * OPEN)
@@ -463,12 +463,18 @@ def measure(address: str | None, seconds: float) -> dict[str, Any]:
     }
 
 
-def _history(broker: str, topic: str, records: Sequence[tuple[str, bytes]]) -> None:
+def send(broker: str, topic: str, records: Iterable[tuple[str, bytes]]) -> None:
+    """Write records of a key and a value, and wait until the broker has them."""
     from confluent_kafka import Producer
 
     producer = Producer({"bootstrap.servers": broker, "linger.ms": 20})
     for key, value in records:
-        producer.produce(topic, value, key)
+        while True:
+            try:
+                producer.produce(topic, value, key)
+                break
+            except BufferError:  # full: the broker is behind
+                producer.poll(0.1)
         producer.poll(0)
     producer.flush(PATIENCE)
 
