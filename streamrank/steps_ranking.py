@@ -137,7 +137,7 @@ def enrich(plan: Plan, store: FeatureStore, queries: Sequence[Query]) -> list[En
     next_items = _transitions(store, touched, at)
     item_fields = _mappings(store, "item_fields", items, at) if plan.schema.item else {}
     user_fields = _mappings(store, "user_fields", users, at) if plan.schema.user else {}
-    enriched = []
+    lists: list[tuple[Query, Rows]] = []
     for query in queries:
         ids = [candidate.id for candidate in query.candidates]
         rows = Rows(
@@ -147,9 +147,9 @@ def enrich(plan: Plan, store: FeatureStore, queries: Sequence[Query]) -> list[En
             item_fields=[item_fields.get(i, {}) for i in ids],
             next_items=next_items,
         )
-        built = inputs.build(plan.schema, query, rows)
-        enriched.append(Enriched(query, built, store.degraded))
-    return enriched
+        lists.append((query, rows))
+    built = inputs.build_all(plan.schema, lists)
+    return [Enriched(query, one, store.degraded) for query, one in zip(queries, built, strict=True)]
 
 
 def _vectors(

@@ -1,18 +1,20 @@
 """The dense features: each one's name and meaning beside the code that computes it.
 
 The README's list, the hash of a model's features and the order of the columns come from here.
-All of them are known before the list's own feedback.
+All of them are known before the list's own feedback.  Columns are of lists of one length side by
+side, (B, C).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from streamrank.features.schema import Schema
 from streamrank.features.view import Array, View
+from streamrank.features.views import Views
 
 
 class Feature(NamedTuple):
@@ -27,7 +29,7 @@ class Group(NamedTuple):
 
     name: str
     features: Callable[[Schema], list[Feature]]
-    compute: Callable[[View], list[Array]]
+    compute: Callable[[Views], list[Array]]
 
 
 def signed_log(values: Array) -> Array:
@@ -36,30 +38,31 @@ def signed_log(values: Array) -> Array:
 
 
 def ranks(values: Array) -> Array:
-    """Rank within the list, 0 for the largest; ties share the first place, NaN stays last.
+    """Rank within each list (the last axis), 0 for the largest.
+
+    Ties share the first place, NaN stays last.
 
     Examples:
         >>> ranks(np.array([3.0, np.nan, 5.0, 3.0])).tolist()
         [1.0, 3.0, 0.0, 1.0]
     """
     filled = np.where(np.isnan(values), np.inf, -values)
-    return np.searchsorted(np.sort(filled), filled, side="left").astype(np.float64)
+    order = np.argsort(filled, axis=-1)
+    ordered = np.take_along_axis(filled, order, -1)
+    first = np.zeros(values.shape)  # where the run of equal ones began
+    first[..., 1:] = (ordered[..., 1:] != ordered[..., :-1]) * np.arange(1, values.shape[-1])
+    found = np.empty(values.shape)
+    np.put_along_axis(found, order, np.maximum.accumulate(first, axis=-1), -1)
+    return found
 
 
-def _nearness(distance: Array | float) -> Array:
+def _nearness(distance: Array) -> Array:
     """Return 1 / (1 + distance): 1 for here, towards 0 for far."""
-    return np.asarray(1.0 / (1.0 + np.asarray(distance)))
+    return np.asarray(1.0 / (1.0 + distance))
 
 
 def _known(values: Array) -> Array:
     return np.where(np.isfinite(values), values, 0.0)
-
-
-def _column(view: View, places: Sequence[int], values: Array | float) -> Array:
-    """Return values at some places, 0 at all others, (C,)."""
-    column = np.zeros(view.size)
-    column[np.array(places, np.int64)] = values
-    return column
 
 
 # --- the list ---------------------------------------------------------------------------------
@@ -72,9 +75,8 @@ def _list_features(schema: Schema) -> list[Feature]:
     ]
 
 
-def _list(view: View) -> list[Array]:
-    place = np.arange(view.size, dtype=np.float64)
-    return [place, place / view.size]
+def _list(views: Views) -> list[Array]:
+    return [views.place, views.place / views.size]
 
 
 # --- quantities -------------------------------------------------------------------------------
@@ -105,46 +107,82 @@ def _number_features(schema: Schema) -> list[Feature]:
     return [Feature(f"{n}.{key}", text) for n in schema.numbers for key, text in _NUMBER.items()]
 
 
-def _numbers(view: View) -> list[Array]:
-    return [column for name in view.schema.numbers for column in _number(view, name)]
+def _numbers(views: Views) -> list[Array]:
+    return [column for name in views.schema.numbers for column in _number(views, name)]
 
 
-def _number(view: View, name: str) -> list[Array]:
-    values = view.number(name)
+def _number(views: Views, name: str) -> list[Array]:
+    values = views.number(name)
     unknown = np.isnan(values)
     if unknown.all():
-        return [np.zeros(view.size)] * (len(_NUMBER) - 1) + [np.ones(view.size)]
-    logs, none = signed_log(values), np.zeros(view.size)
-    known = logs[~unknown]
-    spread = float(known.std()) or 1.0
+        return [np.zeros(views.shape)] * (len(_NUMBER) - 1) + [np.ones(views.shape)]
+    logs = signed_log(values)
+    mean, spread, least = (column[:, None] for column in _moments(logs, unknown))
     low, high = np.where(unknown, np.inf, values), np.where(unknown, -np.inf, values)
-    rank = ranks(values) / view.size
-    touched = [place for place, _ in view.touched if not unknown[place]]
-    taste = view.taste(name)
-    chosen = taste[taste[:, 2] > 0]
-    first, last = view.touched[:1], view.labelled[:1]
-    before = np.concatenate([[np.nan], logs[:-1]])
-    less = np.tril(values[None, :] < values[:, None], -1).sum(1)  # (C, C) read row by row
+    rank = ranks(values) / views.size
+    before = np.full(views.shape, np.nan)
+    before[:, 1:] = logs[:, :-1]
+    taste = _tastes(views, name, np.asarray(~unknown.all(1)))
+    touched = tuple(axis[~unknown[views.cells]] for axis in views.cells)
+
+    def over(reference: Array) -> Array:
+        return _known(logs - reference[:, None])
+
+    def as_rank(reference: Array) -> Array:
+        return _known(_nearness(views.size * np.abs(rank - reference[:, None])))
+
     return [
         _known(logs),
-        _known((logs - known.mean()) / spread),
+        _known((logs - mean) / spread),
         rank,
-        _known(logs - known.min()),
+        _known(logs - least),
         _known(logs - before),
-        (values <= np.minimum.accumulate(low)).astype(np.float64),
-        (values >= np.maximum.accumulate(high)).astype(np.float64),
-        less / np.maximum(1, np.arange(view.size)),
-        _known(logs - logs[touched].mean()) if touched else none,
-        _known(logs - signed_log(taste[:, 0]).mean()) if len(taste) else none,
-        _known(logs - signed_log(chosen[:, 0]).mean()) if len(chosen) else none,
-        _nearness(view.size * np.abs(rank - taste[:, 1].mean())) if len(taste) else none,
-        _nearness(view.size * np.abs(rank - chosen[:, 1].mean())) if len(chosen) else none,
-        _known(logs - signed_log(view.before(name))),
-        _known(logs - logs[first[0][0]]) if first else none,
-        _known(logs - logs[last[0]]) if last else none,
-        _nearness(view.size * np.abs(rank - rank[touched].mean())) if touched else none,
-        unknown.astype(np.float64),
+        values <= np.minimum.accumulate(low, axis=1),
+        values >= np.maximum.accumulate(high, axis=1),
+        _less_before(values) / np.maximum(1, views.place),
+        over(views.mean(touched[0], logs[touched])),
+        over(taste[0]),
+        over(taste[1]),
+        as_rank(taste[2]),
+        as_rank(taste[3]),
+        _known(logs - signed_log(views.before(name))),
+        over(views.chosen(logs, views.last)),
+        over(views.chosen(logs, views.labelled)),
+        as_rank(views.mean(touched[0], rank[touched])),
+        unknown,
     ]
+
+
+def _moments(logs: Array, unknown: Array) -> tuple[Array, Array, Array]:
+    """Return mean, standard deviation (1 for 0) and minimum of what each list knows, (B,)."""
+    mean, spread, least = logs.mean(1), logs.std(1), logs.min(1)
+    for place in np.nonzero(unknown.any(1))[0].tolist():
+        known = logs[place][~unknown[place]]
+        if len(known):
+            mean[place], spread[place], least[place] = known.mean(), known.std(), known.min()
+    return mean, np.where(spread == 0, 1.0, spread), least
+
+
+def _tastes(views: Views, name: str, known: Array) -> tuple[Array, Array, Array, Array]:
+    """Return the mean quantity of what was touched, of what had the label, and their ranks.
+
+    NaN where nothing was, and in lists of which no quantity is known, (B,).
+    """
+    lists, values, rank, chosen = views.taste(name).T
+    places, label, logs = lists.astype(np.int64), chosen > 0, signed_log(values)
+    means = [views.mean(places, logs), views.mean(places[label], logs[label])]
+    means += [views.mean(places, rank), views.mean(places[label], rank[label])]
+    of_all, of_label, rank_of_all, rank_of_label = (np.where(known, m, np.nan) for m in means)
+    return of_all, of_label, rank_of_all, rank_of_label
+
+
+def _less_before(values: Array) -> Array:
+    """Count the candidates before each one that have less, (B, C)."""
+    before = np.tri(values.shape[1], k=-1, dtype=bool)
+    ones = np.ones(values.shape[1], np.float32)  # a product with them counts fastest
+    return np.array(
+        [((row < row[:, None]) & before).astype(np.float32) @ ones for row in values], np.float64
+    )
 
 
 # --- what the user touched --------------------------------------------------------------------
@@ -172,40 +210,37 @@ def _touch_features(schema: Schema) -> list[Feature]:
     ]
 
 
-def _touches(view: View) -> list[Array]:
-    channels = len(view.schema.interactions) + 1
-    places = [place for place, _ in view.touched]
-    table = np.zeros((12 + channels, len(places)))
-    last = np.zeros((channels, view.size))
-    minutes = np.zeros(len(places))
-    here = sum(touch.here for touch in view.touches.values())
-    for i, (place, touch) in enumerate(view.touched):
-        table[:, i] = (
+def _touches(views: Views) -> list[Array]:
+    channels = len(views.schema.interactions) + 1
+    rows = [
+        (
             1 / (1 + touch.rank),
-            1 / (1 + i),
+            1 / (1 + n),
             0.0 if touch.labelled is None else 1 / (1 + touch.labelled),
             touch.rank == 0,
-            0.0,
+            max(0, view.query.at - touch.last) / 60_000,
             1 / (1 + touch.ago),
             touch.deeds,
             sum(touch.counts),
             touch.here,
-            touch.here / max(1, here),
+            touch.here / max(1, view.past.here),
             touch.run,
             touch.looked / 1000,
             *touch.counts,
+            *(touch.type == channel for channel in range(channels)),
         )
-        minutes[i] = max(0, view.query.at - touch.last) / 60_000
-        last[touch.type, place] = 1
-    table[4] = _nearness(np.log1p(minutes))
-    table[6] = _nearness(np.log1p(table[6]))
+        for view in views.views
+        for n, touch in enumerate(view.past.touched)
+    ]
+    table = np.array(rows, np.float64).reshape(len(rows), 12 + 2 * channels).T
+    table[[4, 6]] = _nearness(np.log1p(table[[4, 6]]))
     logged = [7, 8, 10, 11, *range(12, 12 + channels)]
     table[logged] = np.log1p(table[logged])
-    columns = np.zeros((len(table), view.size))
-    columns[:, places] = table
+    columns = np.zeros((len(table), *views.shape))
+    columns[:, *views.cells] = table
     by_count = np.where(columns[8] > 0, _nearness(ranks(columns[8])), 0.0)
-    rest = np.where(view.untouched, np.log1p(np.cumsum(view.untouched)), 0.0)
-    return [*columns[:12], by_count, rest, *columns[12:], *last]
+    among = np.log1p(np.cumsum(views.untouched, axis=1))
+    return [*columns[:12], by_count, np.where(views.untouched, among, 0.0), *columns[12:]]
 
 
 # --- where, against what was touched ----------------------------------------------------------
@@ -230,33 +265,53 @@ def _offset_features(schema: Schema) -> list[Feature]:
     ]
 
 
-def _offsets(view: View) -> list[Array]:
-    place = np.arange(view.size, dtype=np.float64)
-    touched, none = [p for p, _ in view.touched], np.zeros(view.size)
-
-    def after(found: Sequence[int]) -> Array:
-        return place - found[0] if found else none
-
-    last, labelled = after(touched), after(view.labelled)
-    apart = np.abs(place[:, None] - np.array(touched, np.float64))  # (C, touched)
-    nearest = np.where(apart > 0, apart, np.inf).min(1, initial=np.inf)
-    recency = _column(view, touched, np.array([1 / (1 + t.rank) for _, t in view.touched]))
-    label, steps = view.schema.label, view.query.state.steps
-    habit = [step.place for step in steps if step.type == label and step.place >= 0]
-    above = np.cumsum(~view.untouched) - ~view.untouched
+def _offsets(views: Views) -> list[Array]:
+    touched = ~views.untouched
+    last, labelled = _after(views, views.last), _after(views, views.labelled)
+    recency = views.column(views.cells, np.array([1 / (1 + t.rank) for _, t in views.touched]))
+    above, below = np.zeros(views.shape), np.zeros(views.shape)
+    above[:, 1:], below[:, :-1] = recency[:, :-1], recency[:, 1:]
     return [
         signed_log(last),
         signed_log(labelled),
-        signed_log(place - min(touched)) if touched else none,
-        signed_log(place - max(touched)) if touched else none,
-        _nearness(nearest),
-        np.log1p(above),
-        np.append(0.0, recency[:-1]),
-        np.append(recency[1:], 0.0),
-        _nearness(np.abs(place - np.mean(habit))) if habit else none,
-        *((last == n).astype(np.float64) for n in NEAR),
-        *((labelled == n).astype(np.float64) for n in NEAR),
+        signed_log(_after(views, views.highest())),
+        signed_log(_after(views, views.lowest())),
+        _nearness(_apart(views.place, touched)),
+        np.log1p(np.cumsum(touched, axis=1) - touched),
+        above,
+        below,
+        _known(_nearness(np.abs(views.place - _habit(views)[:, None]))),
+        *(last == n for n in NEAR),
+        *(labelled == n for n in NEAR),
     ]
+
+
+def _after(views: Views, place: Array) -> Array:
+    """Return how many places after one of its list each candidate is, 0 where there is none."""
+    return _known(views.place - place[:, None])
+
+
+def _apart(place: Array, touched: Array) -> Array:
+    """Return how far from each candidate the nearest other one is that was touched, (B, C)."""
+    above, below = np.full(place.shape, -np.inf), np.full(place.shape, np.inf)
+    reached = np.where(touched, place, -np.inf)
+    above[:, 1:] = np.maximum.accumulate(reached, axis=1)[:, :-1]
+    reached = np.where(touched, place, np.inf)[:, ::-1]
+    below[:, :-1] = np.minimum.accumulate(reached, axis=1)[:, ::-1][:, 1:]
+    return np.asarray(np.minimum(place - above, below - place))
+
+
+def _habit(views: Views) -> Array:
+    """Return the mean place of what had the label in the lists of its time, (B,)."""
+    label = views.schema.label
+    found = [
+        (n, step.place)
+        for n, view in enumerate(views.views)
+        for step in view.query.state.steps
+        if step.place >= 0 and step.type == label
+    ]
+    table = np.array(found, np.int64).reshape(len(found), 2)
+    return views.mean(table[:, 0], table[:, 1].astype(np.float64))
 
 
 # --- earlier lists ----------------------------------------------------------------------------
@@ -271,18 +326,14 @@ def _seen_features(schema: Schema) -> list[Feature]:
     ]
 
 
-def _seen(view: View) -> list[Array]:
-    count = np.zeros(view.size)
-    for items in view.earlier:
-        count[[view.places[item] for item in items if item in view.places]] += 1
-    before = {item: place for place, item in enumerate(view.earlier[-1] if view.earlier else ())}
-    held = [place for place, item in enumerate(view.ids) if item in before]
-    risen = [before[view.ids[place]] - place for place in held]
+def _seen(views: Views) -> list[Array]:
+    count = np.log1p(views.earlier())
+    cells, risen = views.held()
     return [
-        np.log1p(count),
-        np.where(view.untouched, np.log1p(count), 0.0),
-        _column(view, held, 1.0),
-        _column(view, held, signed_log(np.array(risen, np.float64))),
+        count,
+        np.where(views.untouched, count, 0.0),
+        views.column(cells, 1.0),
+        views.column(cells, signed_log(risen)),
     ]
 
 
@@ -300,14 +351,15 @@ def _next_features(schema: Schema) -> list[Feature]:
     ]
 
 
-def _next(view: View) -> list[Array]:
-    found = view.followers  # (touched, C)
-    if not found.any():
-        return [np.zeros(view.size)] * 2 + [np.ones(view.size)]
-    nearness = _nearness(np.arange(len(found), dtype=np.float64))
-    near = (found * nearness[:, None]).max(0)
-    rank = np.where(near > 0, ranks(near) / view.size, 1.0)
-    return [np.log1p(100 * found[0]), np.log1p(100 * near), rank]
+def _next(views: Views) -> list[Array]:
+    last, near = np.zeros(views.shape), np.zeros(views.shape)
+    for n, view in enumerate(views.views):
+        if view.followers:
+            nearness = _nearness(np.arange(len(view.followers), dtype=np.float64))
+            last[n] = view.followers[0]
+            near[n] = (np.array(view.followers) * nearness[:, None]).max(0)
+    rank = np.where(near > 0, ranks(near) / views.size, 1.0)
+    return [np.log1p(100 * last), np.log1p(100 * near), rank]
 
 
 # --- windows of the items ---------------------------------------------------------------------
@@ -338,12 +390,12 @@ def _window_features(schema: Schema) -> list[Feature]:
     ]
 
 
-def _windows(view: View) -> list[Array]:
-    label = view.schema.channel(view.schema.label)
-    seen, decayed = view.windows
+def _windows(views: Views) -> list[Array]:
+    label = views.schema.channel(views.schema.label)
+    seen, decayed = views.windows
     columns: list[Array] = []
-    for counts in decayed:  # (C, channels), horizon by horizon
-        labels, shown, deeds = counts[:, label], counts[:, -1], counts[:, :-1].sum(1)
+    for counts in decayed:  # (B, C, channels), horizon by horizon
+        labels, shown, deeds = counts[..., label], counts[..., -1], counts[..., :-1].sum(2)
         rate = _lift(labels, shown)
         columns += [
             np.log1p(deeds),
@@ -352,19 +404,19 @@ def _windows(view: View) -> list[Array]:
             rate,
             _lift(deeds, shown),
             _lift(labels, deeds),
-            ranks(rate) / view.size,
-            ranks(deeds) / view.size,
+            ranks(rate) / views.size,
+            ranks(deeds) / views.size,
         ]
-    last = seen[:, :-1].max(1, initial=0.0)
-    hours = np.maximum(0.0, view.query.at - last) / 3_600_000
+    last = seen[..., :-1].max(2, initial=0.0)
+    hours = np.maximum(0.0, views.at[:, None] - last) / 3_600_000
     columns.append(np.where(last > 0, _nearness(np.log1p(hours)), 0.0))
-    columns.append(view.unknown.astype(np.float64))
+    columns.append(views.unknown)
     return columns
 
 
 def _lift(some: Array, of: Array) -> Array:
-    """Return the smoothed share, as a log ratio to that of the whole list, (C,)."""
-    usual = (some.sum() + 1.0) / (of.sum() + PRIOR)
+    """Return the smoothed share, as a log ratio to that of the whole list, (B, C)."""
+    usual = (some.sum(1, keepdims=True) + 1.0) / (of.sum(1, keepdims=True) + PRIOR)
     return np.asarray(np.log((some + PRIOR * usual) / (of + PRIOR) / usual))
 
 
@@ -399,8 +451,20 @@ def _session_features(schema: Schema) -> list[Feature]:
     ]
 
 
-def _session(view: View) -> list[Array]:
-    user, at = view.query.state, view.query.at
+_LOGGED = [0, 1, 2, 4, 7, 8, 13, 16]
+"""Columns of `_session` that are on a log scale."""
+
+
+def _session(views: Views) -> list[Array]:
+    table = np.array([_session_of(view) for view in views.views], np.float64)
+    table[:, _LOGGED] = np.log1p(table[:, _LOGGED])
+    angle = table[:, 5].copy()
+    table[:, 5], table[:, 6] = np.sin(angle), np.cos(angle)
+    return [*table.T, *np.log1p(views.user_counts).T]
+
+
+def _session_of(view: View) -> tuple[float, ...]:
+    user, at, touched = view.query.state, view.query.at, view.past.touched
     here = user.session == view.query.session
     start = user.session_start if here else at
     last = user.steps[-1].last if user.steps else at
@@ -410,31 +474,27 @@ def _session(view: View) -> list[Array]:
     step = [0.0] * (len(view.schema.interactions) + 1)
     if user.steps:
         step[view.schema.channel(user.steps[-1].type)] = 1.0
-    held = sum(item in view.places for item in before)
-    values = np.array(
-        [
-            np.log1p(user.session_steps if here else 0),
-            np.log1p(max(0, at - start) / 1000),
-            np.log1p(max(0, at - last) / 1000),
-            not user.steps,
-            np.log1p(len(view.touches)),
-            np.sin(angle),
-            np.cos(angle),
-            np.log1p(view.size),
-            np.log1p(len(view.touched)),
-            not view.touched,
-            bool(view.touched) and view.touched[0][1].rank == 0,
-            1 / (1 + view.touched[0][0]) if view.touched else 0,
-            1 / (1 + max(place for place, _ in view.touched)) if view.touched else 0,
-            np.log1p(len(view.labelled)),
-            bool(before) and before == tuple(view.ids),
-            held / max(1, view.size),
-            np.log1p(max(0, at - listed) / 1000),
-            *step,
-            *np.log1p(view.user_counts),
-        ]
+    held = sum([item in view.places for item in before])
+    return (
+        user.session_steps if here else 0,
+        max(0, at - start) / 1000,
+        max(0, at - last) / 1000,
+        not user.steps,
+        view.past.items,
+        angle,
+        angle,
+        view.size,
+        len(touched),
+        not touched,
+        bool(touched) and touched[0].rank == 0,
+        1 / (1 + touched[0].place) if touched else 0,
+        1 / (1 + max(touch.place for touch in touched)) if touched else 0,
+        len(view.labelled),
+        bool(before) and before == tuple(view.ids),
+        held / max(1, view.size),
+        max(0, at - listed) / 1000,
+        *step,
     )
-    return [values]
 
 
 GROUPS = (
@@ -459,15 +519,18 @@ def context_features(schema: Schema) -> list[Feature]:
     return [feature for group in CONTEXT_GROUPS for feature in group.features(schema)]
 
 
-def candidate_numbers(view: View) -> Array:
-    """Return the dense features of each candidate, float32 (C, F)."""
-    if not view.size:
-        return np.zeros((0, len(features(view.schema))), np.float32)
-    columns = [column for group in GROUPS for column in group.compute(view)]
-    return np.stack(columns, axis=1).astype(np.float32)
+def candidate_numbers(views: Views) -> Array:
+    """Return the dense features of each candidate, float32 (B, C, F)."""
+    if not views.size:
+        return np.zeros((*views.shape, len(features(views.schema))), np.float32)
+    columns = [column for group in GROUPS for column in group.compute(views)]
+    found = np.empty((*views.shape, len(columns)), np.float32)
+    for place, column in enumerate(columns):
+        found[..., place] = column
+    return found
 
 
-def context_numbers(view: View) -> Array:
-    """Return the dense features of the list, float32 (G,)."""
-    values = [values for group in CONTEXT_GROUPS for values in group.compute(view)]
-    return np.concatenate(values).astype(np.float32)
+def context_numbers(views: Views) -> Array:
+    """Return the dense features of each list, float32 (B, G)."""
+    columns = [column for group in CONTEXT_GROUPS for column in group.compute(views)]
+    return np.ascontiguousarray(np.array(columns, np.float32).T)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
@@ -23,6 +24,7 @@ from streamrank.features.dense import (
 )
 from streamrank.features.schema import Schema, hashed
 from streamrank.features.view import Array, Query, Rows, View
+from streamrank.features.views import Views
 
 __all__ = [
     "STEP_NUMBERS",
@@ -33,6 +35,7 @@ __all__ = [
     "Query",
     "Rows",
     "build",
+    "build_all",
     "context_features",
     "digest",
     "features",
@@ -44,6 +47,8 @@ TOKENS = 16
 """Content tokens of an item, and of a list's context, that the model sees at most."""
 STEP_NUMBERS = 4
 """Numbers of a step of history."""
+_MOST_CELLS = 4_096
+"""Candidates of lists that are built together: their columns stay in the processor's cache."""
 
 
 def digest(schema: Schema) -> str:
@@ -81,46 +86,103 @@ def build(schema: Schema, query: Query, rows: Rows) -> Inputs:
     Raises:
         ValueError: A row has another shape than the schema says.
     """
-    view = View(schema, query, rows)
-    worded = {name: kind for name, kind in schema.item.items() if kind != "number"}
-    tokens = [words(worded, fields) for fields in view.fields] if worded else [()] * view.size
-    context = words(schema.context, query.context) + words(schema.user, rows.user_fields)
-    return _history(view) | {
-        "candidate_items": np.array([hashed(item) for item in view.ids], np.int64),
-        "candidate_tokens": padded(tokens),
-        "candidate_numbers": candidate_numbers(view),
-        "context_tokens": padded([context])[0],
-        "context_numbers": context_numbers(view),
-    }
+    return build_all(schema, [(query, rows)])[0]
 
 
-def _history(view: View) -> Inputs:
-    steps = view.query.state.steps[-view.schema.history :]
-    at, session, places = view.query.at, view.query.session, view.places
-    channels = {name: place for place, name in enumerate(view.schema.interactions, 1)}
+def build_all(schema: Schema, lists: Sequence[tuple[Query, Rows]]) -> list[Inputs]:
+    """Do what `build` does for many lists: those of one length share the work.
+
+    Raises:
+        ValueError: A row has another shape than the schema says.
+    """
+    by_size = defaultdict[int, list[int]](list)
+    for place, (query, _) in enumerate(lists):
+        by_size[len(query.candidates)].append(place)
+    found: list[Inputs] = [{}] * len(lists)
+    for size, places in by_size.items():
+        step = max(1, _MOST_CELLS // max(1, size))
+        for start in range(0, len(places), step):
+            some = places[start : start + step]
+            built = _built(schema, [View(schema, *lists[place]) for place in some])
+            for place, one in zip(some, built, strict=True):
+                found[place] = one
+    return found
+
+
+def _built(schema: Schema, views: Sequence[View]) -> list[Inputs]:
+    """Build the inputs of lists of one length."""
+    side = Views(schema, views)
+    numbers, context = candidate_numbers(side), context_numbers(side)
+    ids = np.array([[hashed(item) for item in view.ids] for view in views], np.int64)
+    return [
+        history
+        | {
+            "candidate_items": items,
+            "candidate_tokens": _candidate_tokens(view),
+            "candidate_numbers": own,
+            "context_tokens": _context_tokens(view),
+            "context_numbers": shared,
+        }
+        for view, history, items, own, shared in zip(
+            views, _histories(schema, views), ids, numbers, context, strict=True
+        )
+    ]
+
+
+def _candidate_tokens(view: View) -> Array:
+    worded = {name: kind for name, kind in view.schema.item.items() if kind != "number"}
+    if not worded:
+        return np.zeros((view.size, 0), np.int64)
+    return padded([words(worded, fields) for fields in view.fields])
+
+
+def _context_tokens(view: View) -> Array:
+    schema = view.schema
+    of_list, of_user = view.query.context, view.rows.user_fields
+    [tokens] = padded([words(schema.context, of_list) + words(schema.user, of_user)])
+    return np.asarray(tokens)
+
+
+def _histories(schema: Schema, views: Sequence[View]) -> list[Inputs]:
+    """Return the steps of each list, as arrays: one after the other in one table, then cut."""
+    channels = {name: place for place, name in enumerate(schema.interactions, 1)}
     other = len(channels) + 1
     # item, type, place, value; first, last, count, in this session
-    rows = [
-        (
-            hashed(step.item) if step.item else 0,
-            channels.get(step.type, other),
-            1 + places.get(step.item or "", -1),
-            hashed(step.value) if step.value else 0,
-            step.first,
-            step.last,
-            step.count,
-            step.session == session,
-        )
-        for step in steps
-    ]
+    rows: list[tuple[int, ...]] = []
+    ends: list[int] = []
+    for view in views:
+        session, places = view.query.session, view.places
+        rows += [
+            (
+                hashed(step.item) if step.item else 0,
+                channels.get(step.type, other),
+                1 + places.get(step.item or "", -1),
+                hashed(step.value) if step.value else 0,
+                step.first,
+                step.last,
+                step.count,
+                step.session == session,
+            )
+            for step in view.query.state.steps[-schema.history :]
+        ]
+        ends.append(len(rows))
     table = np.array(rows, np.int64).reshape(len(rows), 8)
-    first, last = table[:, 4], table[:, 5]
-    following = np.append(first[1:], at)[: len(rows)]
-    seconds = np.maximum(0, np.stack([at - last, following - last])) / 1000
+    sizes = np.diff(ends, prepend=0)
+    at = np.repeat([view.query.at for view in views], sizes)
+    following = np.append(table[1:, 4], 0)[: len(rows)]
+    newest = np.array(ends)[sizes > 0] - 1
+    following[newest] = at[newest]
+    seconds = np.maximum(0, np.stack([at - table[:, 5], following - table[:, 5]])) / 1000
     numbers = np.stack([*np.log1p(seconds), np.log1p(table[:, 6]), table[:, 7]], axis=1)
     names = ("history_items", "history_types", "history_places", "history_values")
     columns = np.ascontiguousarray(table[:, :4].T)
-    return dict(zip(names, columns, strict=True)) | {"history_numbers": numbers.astype(np.float32)}
+    tables = dict(zip(names, columns, strict=True)) | {
+        "history_numbers": numbers.astype(np.float32)
+    }
+    return [
+        {name: whole[end - size : end] for name, whole in tables.items()}
+        for end, size in zip(ends, sizes.tolist(), strict=True)
+    ]
 
 
 _WORD = re.compile(r"\w+")

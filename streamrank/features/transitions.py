@@ -93,19 +93,19 @@ def unpack(vector: Array) -> Transitions:
     return Transitions(int(vector[0]), float(vector[1]), found)
 
 
-def shares(vector: Array, items: Sequence[str], prior: float) -> Array:
-    """Return which share of what came after an item each of these was, (len(items),).
+def shares(vector: Array, places: Sequence[int], prior: float) -> Array:
+    """Return which share of what came after an item each of these was, (len(places),).
 
     Args:
         vector: As `pack` wrote it.
-        items: What may come now.
+        places: The `place` of what may come now.
         prior: Weight of nothing in particular, so that one visit makes no certainty.
 
     Examples:
         >>> seen = follow(Transitions(), "b", 1.0, 10**12, 3600.0)
-        >>> shares(pack(seen), ["a", "b"], prior=1.0)
+        >>> shares(pack(seen), [place("a"), place("b")], prior=1.0)
         array([0. , 0.5])
     """
     known = unpack(vector)
-    weights = [known.weights.get(place(item), 0.0) for item in items]
+    weights = [known.weights.get(one, 0.0) for one in places]
     return np.asarray(weights, np.float64) / (known.total + prior)

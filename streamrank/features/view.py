@@ -1,10 +1,11 @@
-"""A list to score with all that is known of it, as the feature groups look at it.
+"""A list to score with all that is known of it; `features.views` lays such lists side by side.
 
-What several features need is worked out once, as arrays over the candidates.
+What several features need is worked out once.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from streamrank.events import Candidate, Value
-from streamrank.features import state, transitions, windows
+from streamrank.features import state, transitions
 from streamrank.features.schema import Schema
 from streamrank.features.state import UserState
 
@@ -68,8 +69,9 @@ class Rows:
 
 @dataclass(slots=True)
 class Touch:
-    """What the user did with one item."""
+    """What the user did with one candidate."""
 
+    place: int  # in the incoming list
     rank: int  # items touched since
     ago: int  # steps since
     deeds: int  # interactions since
@@ -80,6 +82,15 @@ class Touch:
     here: int = 0  # touches in this session
     looked: int = 0  # ms until the next step, over all touches
     labelled: int | None = None  # rank among the items with the label
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the user did, as this list sees it."""
+
+    touched: Sequence[Touch]  # of the candidates alone, the last first
+    items: int  # how many different ones were touched, candidates or not
+    here: int  # touches in this session
 
 
 @dataclass
@@ -115,52 +126,45 @@ class View:
         ]
 
     @cached_property
-    def touches(self) -> dict[str, Touch]:
-        """Every item the user touched, the last first."""
-        channels = {name: place for place, name in enumerate(self.schema.interactions)}
-        label, other = channels[self.schema.label], len(channels)
+    def past(self) -> Past:
+        """What the user did with the candidates, and with how many items at all."""
+        places, label = self.places, self.schema.label
+        session, following = self.query.session, self.query.at
         found: dict[str, Touch] = {}
-        labelled, deeds, following = 0, 0, self.query.at
+        items: set[str] = set()
+        labelled: set[str] = set()
+        deeds = in_session = 0
         for ago, step in enumerate(reversed(self.query.state.steps)):
+            count, item = step.count, step.item
             looked, following = following - step.first, step.first
-            since, deeds = deeds, deeds + step.count
-            if step.item is None:
+            since, deeds = deeds, deeds + count
+            if item is None:
                 continue
-            channel = channels.get(step.type, other)
-            touch = found.get(step.item)
-            if touch is None:
-                counts = [0] * (other + 1)
-                touch = Touch(len(found), ago, since, step.last, channel, step.count, counts)
-                found[step.item] = touch
-            touch.counts[channel] += step.count
-            touch.looked += min(max(0, looked), LOOKED)
-            if step.session == self.query.session:
-                touch.here += step.count
-            if channel == label and touch.labelled is None:
-                touch.labelled = labelled
-                labelled += 1
-        return found
-
-    @cached_property
-    def touched(self) -> list[tuple[int, Touch]]:
-        """The candidates that were touched, the last first: place and what was done."""
-        return [
-            (self.places[item], touch)
-            for item, touch in self.touches.items()
-            if item in self.places
-        ]
-
-    @cached_property
-    def untouched(self) -> Array:
-        """Which candidates were never touched, (C,)."""
-        never = np.ones(self.size, bool)
-        never[[place for place, _ in self.touched]] = False
-        return never
+            here = count if step.session == session else 0
+            in_session += here
+            if item in places:
+                touch = found.get(item)
+                channel = self.schema.channel(step.type)
+                if touch is None:
+                    counts = [0] * (len(self.schema.interactions) + 1)
+                    touch = Touch(
+                        places[item], len(items), ago, since, step.last, channel, count, counts
+                    )
+                    found[item] = touch
+                touch.counts[channel] += count
+                touch.looked += min(max(0, looked), LOOKED)
+                touch.here += here
+                if step.type == label and touch.labelled is None:
+                    touch.labelled = len(labelled)
+            items.add(item)
+            if step.type == label:
+                labelled.add(item)
+        return Past(tuple(found.values()), len(items), in_session)
 
     @cached_property
     def labelled(self) -> list[int]:
         """The places of the candidates that had the label, the last first."""
-        ranked = [(t.labelled, place) for place, t in self.touched if t.labelled is not None]
+        ranked = [(t.labelled, t.place) for t in self.past.touched if t.labelled is not None]
         return [place for _, place in sorted(ranked)]
 
     @cached_property
@@ -173,82 +177,48 @@ class View:
         return held
 
     @cached_property
-    def windows(self) -> tuple[Array, Array]:
-        """When each channel of each candidate was last counted (C, channels), and the counts.
+    def followers(self) -> list[Array]:
+        """Which share of what people touch after it each candidate is, (C,) by item touched.
 
-        The counts are brought up to the query's time, (horizons, C, channels).  A candidate
-        without a window has 0.
+        Of the items that this user touched, the last first, as many as `recent` names.  Empty
+        where nothing is known of any of them.
         """
-        horizons, channels = np.asarray(self.schema.horizons), len(self.schema.channels)
-        found = self.rows.item_windows
-        if found and len(found) == self.size and not any(vector is None for vector in found):
-            packed = np.array(found, np.float64)
-        else:
-            packed = np.zeros((self.size, windows.width(len(horizons), channels)))
-            for row, vector in zip(packed, found, strict=False):
-                if vector is not None:
-                    row[:] = vector
-        age = np.maximum(0.0, self.query.at - packed[:, 0])
-        decayed = packed[:, 1 + 2 * channels :].reshape(self.size, len(horizons), channels)
-        counts = decayed * windows.decay(age[:, None], horizons)[:, :, None]
-        return packed[:, 1 + channels : 1 + 2 * channels], counts.transpose(1, 0, 2)
-
-    @cached_property
-    def unknown(self) -> Array:
-        """Which candidates have no window, (C,)."""
-        known = self.rows.item_windows or [None] * self.size
-        return np.array([vector is None for vector in known], bool)
-
-    @cached_property
-    def followers(self) -> Array:
-        """Which share of what people touch after it each candidate is, (touched, C).
-
-        Of the items that this user touched, the last first, as many as `recent` names.
-        """
-        known = self.rows.next_items
-        found = [
-            transitions.shares(known[item], self.ids, FOLLOWERS_PRIOR)
+        known, touched = self.rows.next_items, recent(self.query.state)
+        if not any(item in known for item in touched):
+            return []
+        places = [transitions.place(item) for item in self.ids]
+        return [
+            transitions.shares(known[item], places, FOLLOWERS_PRIOR)
             if item in known
             else np.zeros(self.size)
-            for item in recent(self.query.state)
+            for item in touched
         ]
-        return np.array(found, np.float64).reshape(len(found), self.size)
 
-    @cached_property
-    def user_counts(self) -> Array:
-        """The user's counts over the longest horizon, at the query's time, (channels,)."""
-        channels, horizons = len(self.schema.channels), np.asarray(self.schema.horizons)
-        if self.rows.user_window is None:
-            return np.zeros(channels)
-        window = windows.unpack(self.rows.user_window, len(horizons), channels)
-        age = max(0, self.query.at - window.at)
-        return np.asarray(window.decayed[-1] * windows.decay(age, horizons)[-1])
+    def number(self, name: str) -> list[float]:
+        """A quantity of each candidate, NaN where unknown."""
+        return [_number(fields.get(name)) for fields in self.fields]
 
-    def number(self, name: str) -> Array:
-        """A quantity of each candidate, NaN where unknown, shape (C,)."""
-        return np.array([_number(fields.get(name)) for fields in self.fields], np.float64)
+    def before(self, name: str) -> list[tuple[int, float]]:
+        """The quantity that the user's last list gave for a candidate, by its place here."""
+        current, places = self.query.state.current, self.places
+        if current is None or current.id == self.query.request:
+            return []
+        return [
+            (places[candidate.id], _number(candidate.fields.get(name)))
+            for candidate in current.candidates
+            if candidate.id in places
+        ]
 
-    def before(self, name: str) -> Array:
-        """The quantity that the user's last list gave for each candidate, NaN for none, (C,)."""
-        found = np.full(self.size, np.nan)
-        current = self.query.state.current
-        if current is not None and current.id != self.query.request:
-            for candidate in current.candidates:
-                place = self.places.get(candidate.id)
-                if place is not None:
-                    found[place] = _number(candidate.fields.get(name))
-        return found
-
-    def taste(self, name: str) -> Array:
-        """What the user touched, as it was listed: quantity, rank, is it the label, (n, 3)."""
+    def taste(self, name: str) -> list[tuple[float, float, bool]]:
+        """What the user touched, as it was listed: quantity, rank, is it the label."""
         label = self.schema.label
-        found = [
+        return [
             (number.value, number.rank, step.type == label)
             for step in self.query.state.steps
+            if step.numbers
             for number in step.numbers
             if number.name == name
         ]
-        return np.array(found, np.float64).reshape(len(found), 3)
 
 
 def recent(user: UserState) -> list[str]:
@@ -258,4 +228,6 @@ def recent(user: UserState) -> list[str]:
 
 
 def _number(value: Value) -> float:
-    return float(value) if isinstance(value, (int, float)) else np.nan
+    if value.__class__ is float:  # nearly always, and cheaper to ask
+        return value
+    return float(value) if isinstance(value, (int, float)) else math.nan

@@ -12,6 +12,7 @@ from streamrank.features.inputs import Query, Rows
 from streamrank.features.schema import Schema, hashed
 from streamrank.features.state import List, Number, Rules, Step, UserState, advance
 from streamrank.features.view import Array, View
+from streamrank.features.views import Views
 from tests.lists import NOW, query, step
 
 SCHEMA = Schema(
@@ -239,9 +240,9 @@ def test_what_the_user_did_follows_the_item_not_the_place(order: list[str]) -> N
 
 
 def test_a_feature_group_computes_as_many_columns_as_it_names() -> None:
-    view = View(SCHEMA, query(["a", "b"]), Rows())
+    views = Views(SCHEMA, [View(SCHEMA, query(["a", "b"]), Rows())])
     for group in dense.GROUPS:
-        assert len(group.compute(view)) == len(group.features(SCHEMA)), group.name
+        assert len(group.compute(views)) == len(group.features(SCHEMA)), group.name
 
 
 def test_what_people_touch_next_is_told_of_the_items_touched_last() -> None:

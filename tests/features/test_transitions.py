@@ -42,7 +42,7 @@ def test_shares_are_of_all_that_followed_and_of_a_prior() -> None:
     known = Transitions()
     for item in "bcb":
         known = follow(known, item, 1.0, NOW, DAY)
-    found = shares(pack(known), ["b", "c", "d"], prior=1.0)
+    found = shares(pack(known), [place("b"), place("c"), place("d")], prior=1.0)
     assert found.tolist() == [0.5, 0.25, 0.0]
 
 
