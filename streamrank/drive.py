@@ -21,8 +21,8 @@ REDRAW = 0.25
 """Seconds between two pictures."""
 PARTITIONS = 4
 """Of each topic of the embedded broker."""
-PATIENCE = 60.0
-"""Seconds without any progress after which a demo gives up."""
+PATIENCE = 120.0
+"""Seconds without any progress after which a demo gives up; the learner takes many to begin."""
 
 
 def now_ms() -> int:

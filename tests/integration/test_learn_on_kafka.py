@@ -22,9 +22,11 @@ import pytest
 from streamrank import settings
 from streamrank.edges import topics as edges
 from streamrank.edges.kafka_connection import ID_HEADER
+from streamrank.features.inputs import digest
 from streamrank.learning.examples import Example, decode_example
 from streamrank.served import Served
 from streamrank.settings import Secrets, Settings
+from tests.lists import example, query
 from tests.services import ROOT, Topics, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -72,9 +74,9 @@ class Project:
             at,
             ("a", "b", "c"),
             "v1",
-            "f",
+            digest(self.known.feature_schema()),
             "request",
-            {"candidate_items": np.arange(3)},
+            example(self.known.feature_schema(), query({"a": {}, "b": {}, "c": {}}), "a").inputs,
             np.zeros((3, 1), np.float32),
         )
         self.topics.write(self.known.topic("served"), [served.encode()], key=served.user)
