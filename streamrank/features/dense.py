@@ -524,10 +524,10 @@ def candidate_numbers(views: Views) -> Array:
     if not views.size:
         return np.zeros((*views.shape, len(features(views.schema))), np.float32)
     columns = [column for group in GROUPS for column in group.compute(views)]
-    found = np.empty((*views.shape, len(columns)), np.float32)
-    for place, column in enumerate(columns):
-        found[..., place] = column
-    return found
+    found = np.empty((len(columns), *views.shape), np.float32)
+    for row, column in zip(found, columns, strict=True):
+        row[:] = column
+    return np.ascontiguousarray(found.transpose(1, 2, 0))
 
 
 def context_numbers(views: Views) -> Array:

@@ -196,7 +196,13 @@ class View:
 
     def number(self, name: str) -> list[float]:
         """A quantity of each candidate, NaN where unknown."""
-        return [_number(fields.get(name)) for fields in self.fields]
+        known = self.rows.item_fields or [{}] * self.size
+        values = [
+            own[name] if name in (own := candidate.fields) else old.get(name)
+            for old, candidate in zip(known, self.query.candidates, strict=True)
+        ]
+        # Nearly all are floats already, and a call costs more than to look.
+        return [value if type(value) is float else _number(value) for value in values]
 
     def before(self, name: str) -> list[tuple[int, float]]:
         """The quantity that the user's last list gave for a candidate, by its place here."""
@@ -228,6 +234,4 @@ def recent(user: UserState) -> list[str]:
 
 
 def _number(value: Value) -> float:
-    if value.__class__ is float:  # nearly always, and cheaper to ask
-        return value
     return float(value) if isinstance(value, (int, float)) else math.nan
