@@ -1,19 +1,18 @@
 """The rank flow as one process and as two: how many times as many lists, and whose sessions stay.
 
-    python tests/benchmarks/scale.py --report scale.json [--broker HOST:PORT] [--lists 12000]
+    python tests/benchmarks/scale.py --report scale.json [--broker HOST:PORT] [--seconds 15]
 
-Users with 50 steps of history have asked for lists of 100 candidates before the flow starts, so
-that nothing but the broker runs beside it. What is measured lies between the first and the last
-fifth of the answers. The load is that of `serve.py`.
+The load is that of `serve.py`: lists of 100 candidates for users with 50 steps of history, so many
+requests open that the flow never waits for one.
 
 - `two_processes_ratio`: lists a second of two processes over those of one, each of them with a
-  core of its own and the broker on another: by the processor time of the flow alone, of two
+  core of its own, and broker and load on others: by the processor time of the flow alone, of two
   processes that of the busier one.
-- `two_processes_ratio_wall`: the same by the clock, where flow and broker share this machine's
-  cores.
-- `cores`: how many cores the flow and the broker kept busy. Where both together come near to what
-  the machine has, nobody waited for anybody else.
-- `sessions_lost`: users whose history was not whole with two processes after one, or with one
+- `two_processes_ratio_wall`: the same by the clock, where flow, broker and load share the cores of
+  this machine.
+- `cores`: how many cores the flow and the broker kept busy.
+- `steps_us`: microseconds of the clock that a list takes in each step, in all processes.
+- `sessions_lost`: users whose history was not the same with two processes after one, or with one
   process after two.
 
 Without `--broker` an Apache Kafka is started (`python tests/services.py install`).
@@ -31,6 +30,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ from confluent_kafka import Consumer, TopicPartition
 ROOT = Path(__file__).parents[2]
 sys.path[0] = str(ROOT)  # `feast` is the library, not the benchmark beside this one
 
-from streamrank import settings  # noqa: E402
+from streamrank import bench, settings  # noqa: E402
 from streamrank.edges import kafka, topics  # noqa: E402
 from streamrank.events import decode_served  # noqa: E402
 from streamrank.settings import Secrets, Settings  # noqa: E402
@@ -65,14 +65,28 @@ class Running:
         """Return the processor time of each so far."""
         return [sum(one.cpu_times()[:2]) for one in self.processes]
 
-    def requests(self) -> list[int]:
-        """Return how many requests each of them read."""
+    def said(self) -> list[str]:
+        """Return the metrics of each."""
         found = []
         for port in self.ports:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-                counts = _RECORDS.findall(answer.read().decode())
-            found.append(sum(int(float(count)) for count in counts))
+                found.append(answer.read().decode())
         return found
+
+
+def requests_read(said: str) -> int:
+    """Return how many requests a process read, by its metrics."""
+    return sum(int(float(count)) for count in _RECORDS.findall(said))
+
+
+def steps(said: Sequence[str]) -> dict[str, float]:
+    """Return microseconds of a list in each step, by the metrics of all processes."""
+    seconds, lists = defaultdict[str, float](float), defaultdict[str, float](float)
+    for one in said:
+        for step, (spent, values) in bench.step_totals(one).items():
+            seconds[step] += spent
+            lists[step] += values
+    return {step: round(1e6 * seconds[step] / lists[step], 1) for step in lists if lists[step]}
 
 
 @contextmanager
@@ -101,55 +115,31 @@ def flow(folder: Path, processes: int) -> Iterator[Running]:
                 one.wait(60)
 
 
-class Answers:
-    """How many lists there are by now: the broker is asked, nothing is read."""
-
-    def __init__(self, known: Settings) -> None:
-        options = {"bootstrap.servers": known.kafka.bootstrap_servers, "group.id": "scale"}
-        self._consumer = Consumer(options)
-        topic, count = known.topic("rankings"), known.kafka.partitions
-        self._parts = [TopicPartition(topic, part) for part in range(count)]
-
-    def count(self) -> int:
-        """Return how many."""
-        spans = (self._consumer.get_watermark_offsets(part, timeout=10) for part in self._parts)
-        return sum(high for _, high in (span for span in spans if span))
-
-    def wait(self, count: int) -> float:
-        """Wait until there are so many; return when that was."""
-        until(lambda: self.count() >= count, PATIENCE, f"{count} lists")
-        return time.perf_counter()
-
-
-def ask(known: Settings, requests: serve.Requests, name: str, count: int) -> None:
-    """Send requests."""
-    broker = known.kafka.bootstrap_servers
-    made = (requests(f"{name}-{number}", number) for number in range(count))
-    serve.send(broker, known.topic("requests"), made)
-
-
-def drain(known: Settings, folder: Path, processes: int, lists: int, broker: int | None) -> Any:
-    """Answer what waits, and return the figures of the middle three fifths."""
-    answers = Answers(known)
-    before = answers.count()
+def rate(load: serve.Load, folder: Path, processes: int, seconds: float, broker: int | None) -> Any:
+    """Return what so many processes do while they never wait for a request."""
+    name = {1: "one", 2: "two"}[processes]
     with flow(folder, processes) as running:
-        begun = answers.wait(before + lists // 5)
-        first, answered = running.seconds(), answers.count()
-        kafka_first = _seconds(broker)
-        ended = answers.wait(before + 4 * lists // 5)
-        last, done = running.seconds(), answers.count() - answered
-        kafka_last = _seconds(broker)
-        answers.wait(before + lists)
-        requests = running.requests()
+        load.run(f"warm{name}", PATIENCE, None, most=4 * serve.OPEN)
+        load.wait()
+        before, begun = running.said(), time.perf_counter()
+        first, kafka_first, answered = running.seconds(), _seconds(broker), len(load.got)
+        load.run(name, seconds, None)
+        last, kafka_last, done = running.seconds(), _seconds(broker), len(load.got) - answered
+        took = time.perf_counter() - begun
+        load.wait()
+        said = running.said()
     used = [end - start for start, end in zip(first, last, strict=True)]
-    seconds = ended - begun
     return {
-        "rankings_per_second": round(done / seconds, 1),
+        "rankings_per_second": round(done / took, 1),
         "rankings_per_second_of_own_cores": round(done / max(used), 1),
-        "requests_read": requests,
+        "requests_read": [
+            requests_read(end) - requests_read(start)
+            for start, end in zip(before, said, strict=True)
+        ],
+        "steps_us": steps(said),
         "cores": {
-            "flow": [round(one / seconds, 2) for one in used],
-            "broker": round((kafka_last - kafka_first) / seconds, 2),
+            "flow": [round(one / took, 2) for one in used],
+            "broker": round((kafka_last - kafka_first) / took, 2),
         },
     }
 
@@ -158,23 +148,22 @@ def _seconds(process: int | None) -> float:
     return 0.0 if process is None else sum(psutil.Process(process).cpu_times()[:2])
 
 
-def lost(known: Settings, name: str) -> int:
-    """Return how many users got a list of these requests without their whole history."""
+def histories(known: Settings) -> dict[str, dict[str, bytes]]:
+    """Return the history of each user as the first of its lists of each round saw it."""
     where = {"bootstrap.servers": known.kafka.bootstrap_servers, "group.id": "scale"}
-    steps: dict[str, int] = {}
+    found: dict[str, dict[str, bytes]] = {}
     with kafka.Reader(where, [known.topic("served")]) as reader:
         while records := reader.poll(2.0):
             for record in records:
                 served = decode_served(record.value)
-                if served.id.startswith(f"{name}-"):
-                    known_steps = len(served.inputs["history_items"])
-                    steps[served.user] = min(known_steps, steps.get(served.user, known_steps))
-    return sum(steps.get(f"u{user}") != serve.STEPS for user in range(serve.USERS))
+                of_round = found.setdefault(served.id.partition("-")[0], {})
+                of_round.setdefault(served.user, served.inputs["history_items"].tobytes())
+    return found
 
 
-def measure(broker: str, process: int | None, folder: Path, lists: int) -> dict[str, Any]:
+def measure(broker: str, process: int | None, folder: Path, seconds: float) -> dict[str, Any]:
     """Run one process, two, and one again."""
-    known, requests = serve.project(folder, broker), serve.Requests()
+    known = serve.project(folder, broker)
     (folder / "streamrank.toml").write_text(settings.to_toml(known))
     topics.create(known, Secrets())
     serve.publish(known)
@@ -182,14 +171,16 @@ def measure(broker: str, process: int | None, folder: Path, lists: int) -> dict[
     serve.send(broker, known.topic("events"), serve.histories(known))
     with flow(folder, 1):  # a list of each user comes after the history, or it would be too short
         until(lambda: _read(known), PATIENCE, "the history is read")
+    load = serve.Load(broker, known.topic("requests"), known.topic("rankings"), serve.Requests())
     found = {}
-    for name, processes in (("one", 1), ("two", 2)):
-        ask(known, requests, name, lists)
-        found[name] = drain(known, folder, processes, lists, process)
-        print(f"{name}: {json.dumps(found[name])}", file=sys.stderr)
-    ask(known, requests, "again", serve.USERS)
-    with flow(folder, 1):
-        Answers(known).wait(2 * lists + serve.USERS)
+    with load.listening():
+        for name, processes in (("one", 1), ("two", 2)):
+            found[name] = rate(load, folder, processes, seconds, process)
+            print(f"{name}: {json.dumps(found[name])}", file=sys.stderr)
+        with flow(folder, 1):
+            load.run("again", PATIENCE, None, most=serve.USERS)
+            load.wait()
+    seen = histories(known)
 
     def ratio(figure: str) -> float:
         return round(float(found["two"][figure] / found["one"][figure]), 3)
@@ -198,7 +189,10 @@ def measure(broker: str, process: int | None, folder: Path, lists: int) -> dict[
         "machine": f"{os.cpu_count()} CPUs, {platform.machine()}",
         "two_processes_ratio": ratio("rankings_per_second_of_own_cores"),
         "two_processes_ratio_wall": ratio("rankings_per_second"),
-        "sessions_lost": {name: lost(known, name) for name in ("one", "two", "again")},
+        "sessions_lost": {
+            name[1:]: sum(seen[name].get(user) != history for user, history in seen["rone"].items())
+            for name in ("rtwo", "ragain")
+        },
         "processes": found,
     }
 
@@ -220,7 +214,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--report", type=Path, required=True, help="where the figures go, as JSON")
     parser.add_argument("--broker", help="host:port of a broker; else one is started")
-    parser.add_argument("--lists", type=int, default=12_000, help="that each must make")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement")
     given = parser.parse_args(words)
     with tempfile.TemporaryDirectory() as name:
         folder, started = Path(name), None
@@ -231,7 +225,7 @@ def main(words: Sequence[str] | None = None) -> None:
         try:
             address = given.broker or (started.bootstrap if started else "")
             process = started.process.pid if started and started.process else None
-            report = measure(address, process, folder, given.lists)
+            report = measure(address, process, folder, given.seconds)
         finally:
             if started is not None:
                 started.stop(kill=True)
