@@ -160,6 +160,7 @@ def test_the_flows_run_by_bytewax_on_kafka_and_redis(project: Project) -> None:
         store = FeastStore(project.known, Secrets())
         until(lambda: store.read("item_windows", ["c"], project.now)[0] is not None, 30, "windows")
         until(lambda: counted(project, store) == {"click": 1, "impression": 1}, 30, "counts")
+        until(lambda: store.read("item_fields", ["c"], project.now)[0] is not None, 30, "fields")
         [fields] = store.read("item_fields", ["c"], project.now)
         store.close()
     first, again = project.got("rankings")
