@@ -68,7 +68,8 @@ class Study:
             if examples:
                 log.warning("no version to go on from yet: %d lists not learned", len(examples))
             return []
-        self._new += examples
+        if self.known.state.path is not None:  # else nothing is kept, and they would only pile up
+            self._new += examples
         news = self._lessons.take(examples, now)
         if self._curves is not None:
             self._curves.take(news)

@@ -133,6 +133,15 @@ def test_snapshots_between_two_whole_states_lose_no_list_and_teach_none_twice(
         assert len({one.id for one in waiting}) == len(waiting)
 
 
+def test_where_nothing_is_kept_over_a_restart_no_list_is_held_for_it(known: Settings) -> None:
+    publish_first(known)
+    known = settings_module.changed(known, {"state": {"path": None}})
+    schema, kept = known.feature_schema(), study(known)
+    kept.take(lists(schema, 10, 0), TIME)
+    assert kept.save() == ""
+    assert kept._new == []
+
+
 def test_lists_that_the_first_version_has_learned_from_teach_nothing(known: Settings) -> None:
     publish_first(known, learned_until=NOW + 30)
     kept = study(known)
