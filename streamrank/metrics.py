@@ -40,9 +40,7 @@ LETTERS = Counter(
 SKIPPED = Counter(
     "streamrank_skipped", "Events that did not count: late, duplicate.", ["why"], registry=REGISTRY
 )
-RANKINGS = Counter(
-    "streamrank_rankings", "Ranked lists made.", ["source", "model"], registry=REGISTRY
-)
+RANKINGS = Counter("streamrank_rankings", "Ranked lists made.", ["source"], registry=REGISTRY)
 DEGRADED = Counter(
     "streamrank_degraded", "Lists made while the store did not answer.", registry=REGISTRY
 )

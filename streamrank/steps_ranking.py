@@ -253,7 +253,7 @@ def ranked(plan: Plan, now: Callable[[], datetime], batch: Sequence[Scored]) -> 
     made = [to_ranking(plan, scored, now()) for scored in batch]
     for ranking in made:
         source = "request" if ranking.trigger is None else "trigger"
-        metrics.RANKINGS.labels(source, ranking.model).inc()
+        metrics.RANKINGS.labels(source).inc()  # of versions there are ever more: no label
         metrics.LATENCY.observe(ranking.latency_ms / 1000)
         if ranking.degraded:
             metrics.DEGRADED.inc()
