@@ -104,14 +104,17 @@ class Publishing:
     def _retain(self, manifest: Manifest, now: datetime) -> None:
         if self.keep is None:
             return
-        registry.retain(
-            self.root,
-            self.name,
-            keep=self.keep,
-            now=now,
-            max_age=self.max_age,
-            serving=[manifest.version],
-        )
+        try:
+            registry.retain(
+                self.root,
+                self.name,
+                keep=self.keep,
+                now=now,
+                max_age=self.max_age,
+                serving=[manifest.version],
+            )
+        except registry.RegistryError as error:  # the version is there; the next one tries again
+            log.warning("old versions of %s stay for now: %s", self.name, error)
 
     def announce(
         self, version: str, reason: str, now: datetime, *, expected: str | None = None
