@@ -213,7 +213,7 @@ def test_who_interrupts_a_demo_has_no_trace_and_no_process_left(
     with running(tmp_path, until=when) as stopped:
         stopped.demo.send_signal(told)
         code, errors = stopped.end()
-    assert code == 130
+    assert code == 130, errors
     assert "Traceback" not in errors
     assert errors.splitlines()[-1] == "interrupted"
     assert when != " answered " or len(stopped.children) == len(FLOWS)
