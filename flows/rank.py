@@ -18,6 +18,7 @@ from bytewax.outputs import Sink
 from streamrank import deployment, operators, steps, steps_ranking
 from streamrank.edges.kafka import Incoming, Outgoing
 from streamrank.edges.store import FeatureStore
+from streamrank.features import packed
 from streamrank.features.state import UserState
 from streamrank.metrics import timed
 from streamrank.operators import Clock
@@ -55,7 +56,8 @@ def build(
     by_user = op.key_on("by_user", people, lambda read: read.event.key)
     track = partial(steps_ranking.track, plan)
     room = operators.Room(users)
-    tracked = operators.keep("track_users", by_user, UserState, track, ttl, now, room)
+    form = operators.Form(packed.pack, packed.unpack)
+    tracked = operators.keep("track_users", by_user, UserState, track, ttl, now, room, form)
 
     queries = op.key_rm("queries", tracked)
     filled = op.flat_map_batch(

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import bytewax.operators as op
 from bytewax.dataflow import Stream, operator
@@ -118,12 +118,24 @@ class Room:
             self.held -= 1
 
 
+@dataclass(frozen=True)
+class Form(Generic[S]):
+    """How a state is kept as bytes: in a snapshot, and from then on until its key comes again.
+
+    Bytewax pickles what a snapshot holds, which takes a state of many objects long, both ways.
+    """
+
+    pack: Callable[[S], bytes]
+    unpack: Callable[[bytes], S]
+
+
 @dataclass
-class _Keeper(StatefulBatchLogic[V, W, S], Generic[V, W, S]):
-    state: S
+class _Keeper(StatefulBatchLogic[V, W, S | bytes], Generic[V, W, S]):
+    state: S | bytes
     advance: Callable[[S, V], tuple[S, Iterable[W]]]
     ttl: timedelta
     now: Clock
+    form: Form[S] | None = None
     room: Room | None = None
     has_place: bool = True
 
@@ -132,9 +144,11 @@ class _Keeper(StatefulBatchLogic[V, W, S], Generic[V, W, S]):
 
     def on_batch(self, values: list[V]) -> tuple[Iterable[W], bool]:
         emitted: list[W] = []
+        state = self._opened()
         for value in values:
-            self.state, out = self.advance(self.state, value)
+            state, out = self.advance(state, value)
             emitted.extend(out)
+        self.state = state
         self.expires = self.now() + self.ttl
         return emitted, StatefulBatchLogic.RETAIN if self.has_place else StatefulBatchLogic.DISCARD
 
@@ -146,7 +160,14 @@ class _Keeper(StatefulBatchLogic[V, W, S], Generic[V, W, S]):
     def notify_at(self) -> datetime:
         return self.expires
 
-    def snapshot(self) -> S:
+    def _opened(self) -> S:
+        if self.form is not None and isinstance(self.state, bytes):
+            return self.form.unpack(self.state)
+        return cast(S, self.state)
+
+    def snapshot(self) -> S | bytes:
+        if self.form is not None and not isinstance(self.state, bytes):
+            self.state = self.form.pack(self.state)
         return self.state
 
 
@@ -159,6 +180,7 @@ def keep(
     ttl: timedelta,
     now: Clock,
     room: Room | None = None,
+    form: Form[S] | None = None,
 ) -> KeyedStream[W]:
     """Keep a state per key by a pure `advance`, and forget it `ttl` after the key's last value.
 
@@ -172,11 +194,12 @@ def keep(
         ttl: How long a silent key is remembered, by the clock.
         now: The clock.
         room: How many keys may be held; what a restart brought back is in any case.
+        form: How a state is kept as bytes, where that is worth it.
     """
 
-    def build(saved: S | None) -> _Keeper[V, W, S]:
+    def build(saved: S | bytes | None) -> _Keeper[V, W, S]:
         place = room is None or room.enter(anyway=saved is not None)
-        return _Keeper(empty() if saved is None else saved, advance, ttl, now, room, place)
+        return _Keeper(empty() if saved is None else saved, advance, ttl, now, form, room, place)
 
     return op.stateful_batch("keep", up, build)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
-from bytewax.inputs import DynamicSource, StatelessSourcePartition
+from bytewax.inputs import DynamicSource, Source, StatelessSourcePartition
 from bytewax.operators import KeyedStream
+from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSink, TestingSource, run_main
 
 from streamrank import operators
@@ -86,6 +89,38 @@ def test_a_state_without_an_alarm_is_forgotten_and_begins_anew() -> None:
     out: list[tuple[str, int]] = []
     run_main(flow(TestingSource([101, 1, 201, 2]), out, lambda: START))
     assert out == [("odd", 101), ("odd", 202)]
+
+
+def sums(source: Source[int], out: list[int], form: operators.Form[int] | None) -> Dataflow:
+    """Say the sum of all numbers so far."""
+
+    def advance(total: int, number: int) -> tuple[int, list[int]]:
+        return total + number, [total + number]
+
+    built = Dataflow("sums")
+    keyed = op.key_on("by", op.input("numbers", built, source), lambda number: "all")
+    day = timedelta(days=1)
+    kept = operators.keep("keep", keyed, int, advance, day, operators.utc_now, form=form)
+    op.output("out", op.key_rm("values", kept), TestingSink(out))
+    return built
+
+
+def test_a_state_as_bytes_goes_on_after_a_restart_also_from_one_that_was_not(
+    tmp_path: Path,
+) -> None:
+    """Snapshots of 1 as an object, then of 3 and 6 as bytes."""
+    init_db_dir(tmp_path, 1)
+    as_bytes = operators.Form[int](lambda n: str(n).encode(), int)
+    out: list[int] = []
+    steps: list[Any] = [1, TestingSource.EOF(), 2, TestingSource.EOF(), 3, 4]
+    source: TestingSource[int] = TestingSource(steps)
+    for form in (None, as_bytes, as_bytes):
+        run_main(
+            sums(source, out, form),
+            epoch_interval=timedelta(0),
+            recovery_config=RecoveryConfig(tmp_path),
+        )
+    assert out == [1, 3, 6, 10]
 
 
 def test_a_place_that_is_given_back_is_free_and_a_restart_takes_its_own_anyway() -> None:
