@@ -32,7 +32,7 @@ from streamrank.learning import gate
 from streamrank.learning.examples import Example, decode_example
 from streamrank.learning.gate import Evidence, Verdict
 from streamrank.model import training
-from streamrank.model.export import Exported
+from streamrank.model.export import Exported, ExportFailed
 from streamrank.model.learner import Learner, Updated
 from streamrank.model.ranker import Ranker
 
@@ -103,6 +103,7 @@ class Outside:
         weights: A version's weights, by its name.
         build: A graph from its bytes.
         learned_until: The time of the newest list that a version learned from, ms.
+        offsets: Up to where a version has learned from feedback, by `topic[partition]`.
         stopped: Why nothing may be published, `None` where it may.
     """
 
@@ -111,6 +112,7 @@ class Outside:
     weights: Callable[[str], Mapping[str, Array]]
     build: Callable[[bytes], Scores]
     learned_until: Callable[[str], int | None] = lambda version: None
+    offsets: Callable[[str], Mapping[str, int]] = lambda version: {}
     stopped: Callable[[], str | None] = lambda: None
 
 
@@ -206,7 +208,7 @@ class Lessons:
         # the newest.
         self._known = outside.learned_until(champion) or 0
         self._until = self._known
-        self._offsets: dict[str, int] = {}
+        self._offsets = dict(outside.offsets(champion))
 
     def take(self, examples: Sequence[Example], now: datetime) -> list[News]:
         """Take examples in, the oldest first, or none where only time has passed.
@@ -296,7 +298,10 @@ class Lessons:
         updated = self.learner.update(lists)
         if len(self._challengers) < self.rules.abreast:
             ranker = copy.deepcopy(self.learner.mean)
-            exported, lists_seen = self.learner.exported(), self.learner.lists
+            try:
+                exported, lists_seen = self.learner.exported(), self.learner.lists
+            except ExportFailed as error:  # such as weights that are no numbers any more
+                return [updated, self._go_back(self.champion, str(error), rolled_back=False)]
             self._challengers.append(
                 Challenger(exported, ranker, lists_seen, self._until, self._offsets)
             )
@@ -454,6 +459,9 @@ class Lessons:
         log.warning("learning goes on from %s: %s", version, reason)
         self.learner.go_back(self.outside.weights(version))
         self._serves = self.outside.load(version)
+        # What was learned since that version is forgotten, and no later one may claim it.
+        self._until = self.outside.learned_until(version) or 0
+        self._offsets = dict(self.outside.offsets(version))
         if version != self.champion:
             self.champion, self.parent, self._live = version, None, []
         self._challengers, self._refused = [], 0

@@ -64,6 +64,7 @@ def outside_of(
         weights=partial(registry.weights, root, name),
         build=partial(OnnxScorer, version="", provider="cpu"),
         learned_until=lambda version: registry.manifest(root, name, version).learned_until,
+        offsets=lambda version: registry.manifest(root, name, version).offsets,
         stopped=stopped,
     )
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from streamrank.edges.onnxruntime import OnnxScorer
+from streamrank.edges.registry_errors import RegistryUnusable
 from streamrank.features.inputs import Array
 from streamrank.features.schema import Schema
 from streamrank.learning import gate
@@ -51,14 +52,16 @@ class Kept:
     weights: Mapping[str, Array]
     scorer: Scorer
     offsets: Mapping[str, int] = field(default_factory=dict)
+    until: int | None = None
 
 
 @dataclass
 class Memory:
-    """A publisher that remembers."""
+    """A publisher that remembers, as long as there is room."""
 
     versions: dict[str, Kept] = field(default_factory=dict)
     serving: str = "v0"
+    room: bool = True
 
     def current(self) -> str | None:
         return self.serving
@@ -76,10 +79,13 @@ class Memory:
         offsets: Mapping[str, int] | None = None,
         rejected: str | None = None,
     ) -> Kept:
+        if not self.room:
+            raise RegistryUnusable("version v9 cannot be written: no space left on device")
         version = f"v{len(self.versions)}"
         scorer = OnnxScorer(exported.onnx, version=version, provider="cpu")
-        self.versions[version] = Kept(version, parent, exported.weights, scorer, offsets or {})
-        return self.versions[version]
+        kept = Kept(version, parent, exported.weights, scorer, offsets or {}, learned_until)
+        self.versions[version] = kept
+        return kept
 
     def announce(
         self, version: str, reason: str, now: datetime, *, expected: str | None = None
@@ -111,6 +117,8 @@ def begun(stopped: Callable[[], str | None] = lambda: None) -> tuple[Lessons, Me
         load=lambda version: memory.versions[version].scorer,
         weights=lambda version: memory.versions[version].weights,
         build=lambda onnx: OnnxScorer(onnx, version="", provider="cpu"),
+        learned_until=lambda version: memory.versions[version].until,
+        offsets=lambda version: memory.versions[version].offsets,
         stopped=stopped,
     )
     learner = Learner.begin(weights, SCHEMA, recipe=Online(rate=3e-3))
@@ -273,6 +281,57 @@ def test_a_version_says_up_to_where_it_has_learned_from_feedback() -> None:
         ]
         lessons.take(some, TIME)
     assert memory.versions["v1"].offsets == {"events[0]": 59, "events[1]": 60}
+
+
+def read_at(examples: list[Example], first: int) -> list[Example]:
+    """Return lists with the places of their feedback in one partition."""
+    return [
+        dataclasses.replace(one, origin=f"events[0]@{first + place}")
+        for place, one in enumerate(examples)
+    ]
+
+
+def test_after_a_way_back_a_version_claims_no_feedback_that_was_forgotten() -> None:
+    """Of partition 1, 60 records are forgotten; of partition 0, the version knows 60."""
+    lessons, memory = begun()
+    kept = dataclasses.replace(memory.versions["v0"], offsets={"events[0]": 60}, until=NOW - 5)
+    memory.versions["v0"] = kept
+    elsewhere = [dataclasses.replace(one, origin="events[1]@59") for one in lists(60, 0)]
+    lessons.take(elsewhere, TIME)
+    memory.versions["other"] = dataclasses.replace(kept, version="other")
+    memory.serving = "other"  # as after `models rollback`
+    lessons.take([], TIME)
+    for n in range(1, 3):
+        lessons.take(read_at(lists(60, n), 60 * n), TIME)
+    published = memory.versions["v2"]
+    assert published.parent == "other"
+    assert published.offsets == {"events[0]": 120}
+    assert published.until == NOW + 59
+
+
+def test_weights_that_are_no_numbers_are_not_published_and_learning_goes_on() -> None:
+    lessons, memory = begun()
+    with torch.no_grad():
+        next(lessons.learner.mean.parameters()).fill_(float("nan"))
+    [_, back] = lessons.take(lists(60, 0), TIME)
+    assert isinstance(back, WentBack)
+    assert (back.version, set(memory.versions)) == ("v0", {"v0"})
+    news = [one for n in range(1, 4) for one in lessons.take(lists(60, n), TIME)]
+    assert any(isinstance(one, Judged) and one.verdict.passed for one in news)
+
+
+def test_where_a_version_finds_no_room_the_old_one_serves_and_the_next_one_is_tried(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lessons, memory = begun()
+    memory.room = False
+    news = [one for n in range(4) for one in lessons.take(lists(60, n), TIME)]
+    assert all(isinstance(one, Updated) for one in news)
+    assert (lessons.champion, memory.serving) == ("v0", "v0")
+    assert "no space left on device" in caplog.text
+    memory.room = True
+    news = [one for n in range(4, 8) for one in lessons.take(lists(60, n), TIME)]
+    assert any(isinstance(one, Judged) and one.verdict.passed for one in news)
 
 
 def test_a_segment_that_is_named_is_looked_at() -> None:

@@ -229,8 +229,9 @@ class Learner:
         )
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self._ranker.parameters(), self.recipe.clip)
-        self._optimizer.step()
+        norm = torch.nn.utils.clip_grad_norm_(self._ranker.parameters(), self.recipe.clip)
+        if torch.isfinite(norm):  # one list with a number that is none would ruin all weights
+            self._optimizer.step()
         self.steps += 1
         self._average()
         return float(loss.item())

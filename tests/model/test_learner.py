@@ -120,6 +120,17 @@ def test_an_update_of_nothing_changes_no_weight() -> None:
     assert all(np.array_equal(before[name], now) for name, now in learner.weights().items())
 
 
+def test_a_list_with_a_number_that_is_none_spoils_nothing() -> None:
+    learner = a_learner(Online(rate=3e-3, memory=100, replay=0.0, batch=30))
+    [bad] = lists(1, "blue", seed=50)
+    numbers = np.full_like(bad.inputs["candidate_numbers"], np.nan)
+    learner.update([dataclasses.replace(bad, inputs=bad.inputs | {"candidate_numbers": numbers})])
+    for turn in range(10):
+        learner.update(lists(30, "blue", seed=turn))
+    assert all(np.isfinite(weight).all() for weight in learner.weights().values())
+    assert first(learner, lists(100, "blue", seed=7)) > 0.9
+
+
 def test_ids_are_trusted_as_far_as_they_were_seen() -> None:
     """After 100 lists with an item its vector counts by half, as training has it."""
     learner = a_learner(Online(memory=10, replay=0.0))
