@@ -15,15 +15,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Literal, TypeVar
 
+import msgspec
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     TypeAdapter,
     ValidationError,
     model_validator,
 )
 
+from streamrank import entries, wire
+from streamrank.entries import Candidate, Placed
+from streamrank.forms import RULES
 from streamrank.served import Served, decode_served
 from streamrank.values import (
     MAX_FIELDS,
@@ -65,28 +68,13 @@ T = TypeVar("T")
 
 
 class Message(BaseModel):
-    """What all messages share: frozen, no unknown keys, no NaN, bytes as base64."""
+    """What all messages share."""
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        ser_json_bytes="base64",
-        val_json_bytes="base64",
-    )
+    model_config = RULES
 
     def encode(self) -> bytes:
         """Return the JSON of this message, without the keys that are not set."""
         return self.model_dump_json(exclude_none=True).encode()
-
-
-class Candidate(Message):
-    """An item of a list, with the fields that only this list knows (its price today)."""
-
-    id: Id
-    fields: Fields = {}
-    relevancy: float | None = None  # Metarank's names for a score given by others …
-    label: float | None = None  # … and for an explicit judgement
 
 
 class Item(Message):
@@ -162,7 +150,15 @@ def _distinct(items: tuple[Candidate, ...]) -> None:
         seen.add(item.id)
 
 
-class Shown(_ByPerson):
+class _OfItems(_ByPerson):
+    """A message that holds a list, whose entries pydantic is slow to write."""
+
+    def encode(self) -> bytes:
+        """Return the JSON of this message, without the keys that are not set."""
+        return entries.write({key: one for key, one in self.__dict__.items() if one is not None})
+
+
+class Shown(_OfItems):
     """A `ranking` event: this list was shown, in this order, by whomever."""
 
     event: Literal["ranking"] = "ranking"
@@ -175,7 +171,7 @@ class Shown(_ByPerson):
         return self
 
 
-class Request(_ByPerson):
+class Request(_OfItems):
     """A wish for a ranked list of `items`; without items, of what retrieval finds."""
 
     event: Literal["request"] = "request"
@@ -189,15 +185,7 @@ class Request(_ByPerson):
         return self
 
 
-class Placed(Message):
-    """An item of a ranked list."""
-
-    id: Id
-    score: float
-    propensity: Annotated[float, Field(gt=0, le=1)]
-
-
-class Ranking(_ByPerson):
+class Ranking(_OfItems):
     """A ranked list, best first: a `ranking` event that says how it was made."""
 
     event: Literal["ranking"] = "ranking"
@@ -321,7 +309,7 @@ def decode(payload: bytes, limits: Limits = Limits()) -> Event | Request:
         ValueError: user.timestamp: must be epoch milliseconds within \
 100000000000..253402300799999, got 1541548939
     """
-    event = _validated(_INCOMING, payload, limits)
+    event = _listed(payload, limits) or _validated(_INCOMING, payload, limits)
     if isinstance(event, (Shown, Request)) and len(event.items) > limits.candidates:
         raise ValueError(
             f"{event.event}.items: must hold at most {limits.candidates} candidates, "
@@ -332,6 +320,17 @@ def decode(payload: bytes, limits: Limits = Limits()) -> Event | Request:
         for index, item in enumerate(getattr(event, "items", ())):
             limits.check_fields(f"{event.event}.items.{index}.fields", item.fields)
     return event
+
+
+def _listed(payload: bytes, limits: Limits) -> Shown | Request | None:
+    """Read a list the fast way, if it is one and that can be said for sure."""
+    if b'"items"' not in payload or len(payload) > limits.record_bytes:
+        return None
+    found = wire.read(payload)
+    if found is None:
+        return None
+    kind = Request if isinstance(found, wire.Asked) else Shown
+    return kind.model_construct(**msgspec.structs.asdict(found))
 
 
 def decode_ranking(payload: bytes, limits: Limits = Limits()) -> Ranking:

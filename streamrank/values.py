@@ -19,6 +19,8 @@ EARLIEST = 100_000_000_000
 """March 1973 in milliseconds.  A smaller number is a timestamp in seconds."""
 LATEST = 253_402_300_799_999
 """The end of year 9999 in milliseconds.  A larger number is in micro- or nanoseconds."""
+MAX_ID = 512
+MAX_NAME = 256
 MAX_TEXT = 100_000
 MAX_FIELDS = 256
 MAX_LIST = 10_000
@@ -102,8 +104,8 @@ def as_object(value: object) -> object:
     return fields
 
 
-Id = Annotated[str, StringConstraints(min_length=1, max_length=512)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME)]
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 Number = Annotated[float, Strict()]
 Value = Annotated[

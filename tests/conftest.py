@@ -34,6 +34,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 S = TypeVar("S", Kafka, Redis)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the modules that take long: the short ones then fill both workers to the end."""
+    marks = {item.path: 0 for item in items}
+    for item in items:
+        marks[item.path] += any(item.iter_markers("slow")) or any(item.iter_markers("integration"))
+    items.sort(key=lambda item: not marks[item.path])
+
+
 def _started(make: Callable[[], S]) -> S:
     try:
         service = make()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -66,42 +65,24 @@ def to_ranked(
         The ranked list; its `id` is the request's own, or for a trigger one of its own.
     """
     best = order(scores[:, 0])[: query.k or k]
-    return Ranking(
+    listed, found = query.candidates, zip(best.tolist(), scores[best, 0].tolist(), strict=True)
+    # Without validation: all of it was validated when it came in, and a scorer's scores are finite.
+    return Ranking.model_construct(
         id=query.id,
         timestamp=query.at,
         user=query.user if query.session is None else _named_user(query),
         session=query.session,
+        tenant=None,
         request=query.request,
         trigger=query.trigger,
         fields=dict(query.context),
-        items=_placed(query, best.tolist(), scores[best, 0].tolist()),
+        items=tuple([Placed(listed[place].id, score, 1.0) for place, score in found]),
         model=model,
         policy=policy,
         features=features,
         latency_ms=round(latency_ms, 3),
         degraded=True if degraded else None,
     )
-
-
-_PLACED = {"id", "score", "propensity"}
-
-
-def _placed(query: Query, best: Sequence[int], scores: Sequence[float]) -> tuple[Placed, ...]:
-    """Return the items of a list, best first.
-
-    They are made without validation, a third of the time: the ids were validated when they came
-    in, and a scorer gives finite scores alone.
-    """
-    candidates, new, put = query.candidates, Placed.__new__, object.__setattr__
-    placed = []
-    for place, score in zip(best, scores, strict=True):
-        one = new(Placed)
-        put(one, "__dict__", {"id": candidates[place].id, "score": score, "propensity": 1.0})
-        put(one, "__pydantic_fields_set__", _PLACED)
-        put(one, "__pydantic_extra__", None)
-        put(one, "__pydantic_private__", None)
-        placed.append(one)
-    return tuple(placed)
 
 
 def _named_user(query: Query) -> str | None:
