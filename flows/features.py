@@ -1,6 +1,6 @@
 """The features flow: events in, windows and fields of users and items into the store.
 
-events, rankings ─▶ decode ─▶ count users ─▶ count items ─▶ latest ─▶ store ─▶ popular ─▶ store
+events, rankings ─▶ decode ─▶ count users ─▶ count items ─▶ store ─▶ popular ─▶ store
 └──▶ dead letters ◀── too late
 """
 
@@ -9,25 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
-from zlib import crc32
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
-from streamrank import deployment, operators, steps, steps_features
+from streamrank import deployment, operators, sharded, steps, steps_features
 from streamrank.edges.kafka import Incoming, Outgoing
-from streamrank.edges.store import FeatureStore, Row
-from streamrank.events import Item
-from streamrank.features.aggregate import Entity, Follow, Impact, Popular
+from streamrank.edges.store import FeatureStore
+from streamrank.events import DeadLetter
+from streamrank.features.aggregate import Popular
 from streamrank.metrics import timed
 from streamrank.operators import Clock
+from streamrank.shelves import People, Skipped, Things
 from streamrank.steps import Decoder, Plan
-from streamrank.steps_features import Skipped
-
-SHARDS = 16
-"""Into how many batches the rows of a flush are split: at least one for each worker."""
+from streamrank.steps_features import Changes, Deeds
 
 
 def build(
@@ -44,31 +41,33 @@ def build(
 ) -> Dataflow:
     """Wire the flow. Whatever touches the outside comes in as an argument."""
     flow = Dataflow("features")
+    forget = ttl // timedelta(milliseconds=1)
     records = op.input("events", flow, events)
-    decoded = operators.decode("decode", records, decoders, ahead, now)
+    read = partial(sharded.read, decoders=decoders, ahead=ahead, now=now)
+    decoded = op.flat_map_batch("decode", records, timed("decode", read))
 
-    people = op.filter("people", decoded.oks, lambda read: not isinstance(read.event, Item))
-    by_user = op.key_on("by_user", people, lambda read: read.event.key)
-    user_step = partial(steps_features.count_user, plan)
-    users = op.key_rm("users", operators.keep("count_users", by_user, Entity, user_step, ttl, now))
-    impacts = op.merge(
-        "touched",
-        operators.only("impacts", users, Impact),
-        operators.only("follows", users, Follow),
+    deeds = operators.only("deeds", decoded, Deeds)
+    by_user = op.key_on("by_user", deeds, lambda deeds: deeds.shard)
+    people = partial(People, plan, forget)
+    users = op.key_rm(
+        "users",
+        sharded.hold("count_users", by_user, people, steps_features.count_users, flush, ttl, now),
     )
     skipped = operators.only("skipped", users, Skipped)
 
-    items = op.filter_map("items", decoded.oks, lambda read: steps_features.item_event(read.event))
-    by_item = op.key_on("by_item", op.merge("changes", items, impacts), lambda change: change.item)
-    item_step = partial(steps_features.count_item, plan)
-    item_rows = operators.keep("count_items", by_item, Entity, item_step, ttl, now)
+    touched = operators.only("touched", users, Changes)
+    impacts = op.flat_map_batch("impacts", touched, steps_features.regrouped)
+    items = operators.only("items", decoded, Changes)
+    by_item = op.key_on("by_item", op.merge("changes", items, impacts), lambda some: some.shard)
+    things = partial(Things, plan, forget)
+    item_rows = sharded.hold(
+        "count_items", by_item, things, steps_features.count_items, flush, ttl, now
+    )
 
-    user_rows = operators.only("user_rows", users, Row)
+    user_rows = operators.only("user_rows", users, list)
     rows = op.merge("rows", user_rows, op.key_rm("item_rows", item_rows))
-    by_shard = op.key_on("by_shard", rows, lambda row: str(crc32(row.key.encode()) % SHARDS))
-    batches = op.key_rm("batches", operators.latest("latest", by_shard, flush, now))
     stored = op.flat_map_batch(
-        "store", batches, timed("store", partial(steps_features.store_rows, store))
+        "store", rows, timed("store", partial(steps_features.store_rows, store))
     )
 
     as_one = op.key_on("as_one", stored, lambda rows: "all")
@@ -77,8 +76,9 @@ def build(
     best = op.map("best", op.key_rm("popular_rows", popular), lambda row: [row])
     op.output("store_popular", best, operators.StoreSink(store))
 
+    dead = operators.only("dead", decoded, DeadLetter)
     late = op.filter_map("late", skipped, lambda skip: steps_features.too_late(plan, skip, now()))
-    letters = op.map("letters", op.merge("dead", decoded.errs, late), steps.letter_record)
+    letters = op.map("letters", op.merge("set_aside", dead, late), steps.letter_record)
     op.output("dead_letters", letters, dead_letters)
     return flow
 

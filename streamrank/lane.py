@@ -16,10 +16,11 @@ from streamrank import steps, steps_features, steps_ranking
 from streamrank.edges.kafka import Incoming
 from streamrank.edges.store import FeatureStore, Row
 from streamrank.events import DeadLetter, Ranking, utc
-from streamrank.features.aggregate import Change, Entity, Popular
+from streamrank.features.aggregate import Popular
 from streamrank.features.state import UserState
+from streamrank.shelves import People, Things
 from streamrank.steps import Decoder, Plan, Read
-from streamrank.steps_features import Skipped
+from streamrank.steps_features import Changes, Deeds
 from streamrank.steps_ranking import Scored, Scorer
 
 S = TypeVar("S")
@@ -83,8 +84,8 @@ class Lane:
         self._now = now
         self._ahead = ahead
         self._users = Kept(UserState(), _milliseconds(session_ttl))
-        self._people = Kept(Entity(), _milliseconds(windows_ttl))
-        self._items = Kept(Entity(), _milliseconds(windows_ttl))
+        self._people = People(plan, _milliseconds(windows_ttl))
+        self._items = Things(plan, _milliseconds(windows_ttl))
         self._popular = Popular()
 
     def read(self, record: Incoming) -> Read | DeadLetter:
@@ -120,25 +121,16 @@ class Lane:
 
     def _count(self, read: Read) -> None:
         at = read.event.timestamp
-        item = steps_features.item_event(read.event)
-        changes, rows = self._count_user(read) if item is None else ([], [])
-        for change in changes if item is None else [item]:
-            entity, out = steps_features.count_item(
-                self.plan, self._items.get(change.item, at), change
-            )
-            self._items.put(change.item, at, entity)
-            rows += out
+        for part in steps_features.by_shard([read]):
+            if isinstance(part, Changes):
+                self._items.take(part.changes, at)
+            elif isinstance(part, Deeds):
+                changes, skipped = self._people.take(part.reads, at)
+                self.counts.update(one.verdict for one in skipped)
+                self._items.take(changes, at)
+        rows = [*self._people.flush(), *self._items.flush()]
         if rows:
             self._store(rows)
-
-    def _count_user(self, read: Read) -> tuple[list[Change], list[Row]]:
-        event = read.event
-        known = self._people.get(event.key, event.timestamp)
-        entity, outcome = steps_features.count_user(self.plan, known, read)
-        self._people.put(event.key, event.timestamp, entity)
-        self.counts.update(one.verdict for one in outcome if isinstance(one, Skipped))
-        changes = [one for one in outcome if isinstance(one, Change)]
-        return changes, [one for one in outcome if isinstance(one, Row)]
 
     def _store(self, rows: list[Row]) -> None:
         self.store.write(rows)

@@ -231,56 +231,6 @@ class StoreSink(DynamicSink[list[Row]]):
 
 
 @dataclass
-class _Latest(StatefulBatchLogic[Row, list[Row], dict[tuple[str, str], Row]]):
-    pending: dict[tuple[str, str], Row]
-    every: timedelta
-    now: Clock
-    due: datetime | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.due = self.now() if self.pending else None
-
-    def on_batch(self, values: list[Row]) -> tuple[Iterable[list[Row]], bool]:
-        for row in values:
-            self.pending[row.view, row.key] = row
-        if not self.every:
-            return self.on_notify()
-        if self.due is None:
-            self.due = self.now() + self.every
-        return [], StatefulBatchLogic.RETAIN
-
-    def on_notify(self) -> tuple[Iterable[list[Row]], bool]:
-        return [list(self.pending.values())], StatefulBatchLogic.DISCARD
-
-    def on_eof(self) -> tuple[Iterable[list[Row]], bool]:
-        return self.on_notify() if self.pending else ([], StatefulBatchLogic.RETAIN)
-
-    def notify_at(self) -> datetime | None:
-        return self.due
-
-    def snapshot(self) -> dict[tuple[str, str], Row]:
-        return dict(self.pending)
-
-
-@operator
-def latest(
-    step_id: str, up: KeyedStream[Row], every: timedelta, now: Clock
-) -> KeyedStream[list[Row]]:
-    """Gather rows and pass on the newest of each view and key, in batches.
-
-    A key that changes a thousand times a second costs the store one write.  What waits is part
-    of the snapshot, so a crash loses none of it.
-
-    Args:
-        step_id: Name of the step.
-        up: Rows by shard.
-        every: How long a row may wait; zero passes every batch on at once.
-        now: The clock.
-    """
-    return op.stateful_batch("latest", up, lambda saved: _Latest(dict(saved or {}), every, now))
-
-
-@dataclass
 class _Awake(StatefulBatchLogic[V, W, S], Generic[V, W, S]):
     state: S
     advance: Callable[[S, list[V], datetime], tuple[S, Iterable[W]]]

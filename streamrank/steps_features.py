@@ -1,49 +1,91 @@
-"""The steps of the features flow, as functions over one event or whole batches."""
+"""The steps of the features flow, as functions over whole batches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
+from zlib import crc32
 
 import numpy as np
 
 from streamrank import metrics
-from streamrank.edges.store import FeatureStore, Row, Values, View
-from streamrank.events import DeadLetter, Interaction, Item, Ranking, Shown, User
-from streamrank.features import aggregate, transitions, windows
-from streamrank.features.aggregate import Change, Entity, Follow, Popular
-from streamrank.features.ledger import Verdict
-from streamrank.steps import Message, Plan, Read, dead_letter
+from streamrank.edges.store import FeatureStore, Row
+from streamrank.events import DeadLetter, Item, Ranking
+from streamrank.features import aggregate
+from streamrank.features.aggregate import Change, Popular
+from streamrank.shelves import People, Skipped, Things
+from streamrank.steps import Plan, Read, dead_letter
+
+SHARDS = 64
+"""Of the users, and of the items: enough to share them among workers evenly."""
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
-    """An event that did not count: a duplicate, or later than allowed."""
+class Deeds:
+    """Events of the users of one shard."""
 
-    verdict: Verdict
-    read: Read
-    newest: int  # event time of the key's newest event, ms
+    shard: str
+    reads: list[Read]
 
 
-def count_user(plan: Plan, user: Entity, read: Read) -> tuple[Entity, list[Row | Change | Skipped]]:
-    """Take an event into its user's windows or fields, and say what it means for items."""
-    event = read.event
-    if isinstance(event, User):
-        user, news = aggregate.describe(user, event, plan.schema.user)
-        if not news:
-            return user, []
-        user, row = _row(user, "user_fields", event.key)
-        return user, [row]
-    if not isinstance(event, (Interaction, Shown, Ranking)):
-        return user, []
-    if isinstance(event, Ranking) and event.trigger is not None:
-        return user, []  # the list that is on the screen already, in another order
-    user, verdict, changes = aggregate.deed(user, event, plan.schema, plan.rules.lateness)
-    if verdict != "new":
-        return user, [Skipped(verdict, read, user.ledger.newest)]
-    user, row = _row(user, "user_windows", event.key)
-    return user, [row, *changes]
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What deeds mean for items, and catalogue events: of one shard of the items, or of all."""
+
+    shard: str
+    changes: list[Change | Item]
+
+
+@lru_cache(maxsize=1_000_000)
+def shard(key: str) -> str:
+    """Return the shard of a user or item."""
+    return str(crc32(key.encode()) % SHARDS)
+
+
+def by_shard(found: Iterable[Read | DeadLetter]) -> list[Deeds | Changes | DeadLetter]:
+    """Part a batch into the users' shards, the items' shards and what could not be read."""
+    deeds: dict[str, list[Read]] = {}
+    items: list[Change | Item] = []
+    letters: list[DeadLetter] = []
+    for one in found:
+        if isinstance(one, DeadLetter):
+            letters.append(one)
+            continue
+        event = one.event
+        if isinstance(event, Item):
+            items.append(event)
+        elif not is_of_the_same_list(event):
+            deeds.setdefault(shard(event.key), []).append(one)
+    parted = [Deeds(name, reads) for name, reads in deeds.items()]
+    return [*letters, *parted, *regrouped([Changes("", items)])]
+
+
+def is_of_the_same_list(event: object) -> bool:
+    """Say whether this is the list that is on the screen already, in another order."""
+    return isinstance(event, Ranking) and event.trigger is not None
+
+
+def regrouped(batch: Iterable[Changes]) -> list[Changes]:
+    """Part what came from many shards of users into the shards of the items."""
+    found: dict[str, list[Change | Item]] = {}
+    for changes in batch:
+        for change in changes.changes:
+            found.setdefault(shard(change.item), []).append(change)
+    return [Changes(name, changes) for name, changes in found.items()]
+
+
+def count_users(people: People, batch: Iterable[Deeds], now: int) -> list[Changes | Skipped]:
+    """Take events into their users' windows or fields, and say what they mean for items."""
+    changes, skipped = people.take((read for deeds in batch for read in deeds.reads), now)
+    return [*skipped, Changes("", list(changes))] if changes else list(skipped)
+
+
+def count_items(things: Things, batch: Iterable[Changes], now: int) -> list[Row]:
+    """Take in what deeds mean for items, and catalogue events; rows follow at the next flush."""
+    things.take((change for changes in batch for change in changes.changes), now)
+    return []
 
 
 def too_late(plan: Plan, skipped: Skipped, now: datetime) -> DeadLetter | None:
@@ -57,31 +99,6 @@ def too_late(plan: Plan, skipped: Skipped, now: datetime) -> DeadLetter | None:
         f"event of its user ({skipped.newest}), got {event.timestamp}: too late"
     )
     return dead_letter(skipped.read.record, reason, now)
-
-
-def count_item(plan: Plan, item: Entity, change: Change | Item) -> tuple[Entity, list[Row]]:
-    """Take a catalogue event, or what a deed means for this item."""
-    if isinstance(change, Item):
-        item, news = aggregate.describe(item, change, plan.schema.item)
-        if not news:
-            return item, []
-        item, row = _row(item, "item_fields", change.item)
-    else:
-        item = aggregate.impact(item, change, plan.schema)
-        view: View = "item_next" if isinstance(change, Follow) else "item_windows"
-        item, row = _row(item, view, change.item)
-    return item, [row]
-
-
-def _row(entity: Entity, view: View, key: str) -> tuple[Entity, Row]:
-    values: Values = entity.fields
-    at = max(entity.fields_at.values(), default=0)
-    if view in ("user_windows", "item_windows") and entity.window is not None:
-        at, values = entity.window.at, windows.pack(entity.window)
-    elif view == "item_next":
-        at, values = entity.following.at, transitions.pack(entity.following)
-    entity, revision = aggregate.stamped(entity, view, at)
-    return entity, Row(view, key, at, revision, values)
 
 
 def count_popular(plan: Plan, known: Popular, rows: Sequence[Row]) -> tuple[Popular, list[Row]]:
@@ -100,15 +117,9 @@ def count_popular(plan: Plan, known: Popular, rows: Sequence[Row]) -> tuple[Popu
     return replace(known, stamp=stamp), [row]
 
 
-def item_event(event: Message) -> Item | None:
-    """Return the event where it is of an item."""
-    return event if isinstance(event, Item) else None
-
-
 def store_rows(store: FeatureStore, batches: Iterable[Sequence[Row]]) -> list[list[Row]]:
-    """Write the rows of several batches at once, and pass the batches on."""
-    known = [list(batch) for batch in batches]
-    rows = [row for batch in known for row in batch]
+    """Write the rows of several batches at once, and pass them on as one."""
+    rows = [row for batch in batches for row in batch]
     if rows:
         store.write(rows)
-    return known
+    return [rows]

@@ -2,25 +2,30 @@
 
 A deed is counted once, at its user, and passed on to its item from there; so duplicates and
 late events are found in one place, and the totals of both sides agree.
+
+What is known grows in place: a copy for each event would cost more than the event.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
+import msgspec
 import numpy as np
+from msgspec import Struct
 
 from streamrank.events import Interaction, Item, Ranking, Shown, User, Value
 from streamrank.features import transitions, windows
-from streamrank.features.ledger import Ledger, Verdict, admit
+from streamrank.features.ledger import Book, Verdict, enter
 from streamrank.features.schema import FieldKind, Schema
-from streamrank.features.transitions import Transitions
-from streamrank.features.windows import Array, Window
+from streamrank.features.transitions import Followers
+from streamrank.features.windows import Array
 
 
-class Impact(NamedTuple):
+class Impact(Struct, frozen=True, gc=False):
     """What an event means for an item."""
 
     item: str
@@ -28,7 +33,7 @@ class Impact(NamedTuple):
     at: int
 
 
-class Follow(NamedTuple):
+class Follow(Struct, frozen=True, gc=False):
     """What a deed means for the item that was touched before: what came next."""
 
     item: str
@@ -40,129 +45,162 @@ class Follow(NamedTuple):
 Change = Impact | Follow
 
 
-@dataclass(frozen=True, slots=True)
-class Entity:
-    """What is known of one user or item."""
+class Described(Struct, array_like=True, gc=False):
+    """The fields of a user or item.
 
-    window: Window | None = None
-    fields: dict[str, Value] = field(default_factory=dict)
-    fields_at: dict[str, int] = field(default_factory=dict)
-    ledger: Ledger = field(default_factory=Ledger)
-    revisions: dict[str, int] = field(default_factory=dict)  # rows so far, by view
-    touched: tuple[str, ...] = ()  # a user's last items, all different, the newest first
-    session: str | None = None  # in which visit
-    following: Transitions = field(default_factory=Transitions)  # what came after an item
+    Attributes:
+        fields: What is known, by name.
+        at: Event time of each field, milliseconds.
+        count: How many events changed them.
+    """
+
+    fields: dict[str, Value] = msgspec.field(default_factory=dict)
+    at: dict[str, int] = msgspec.field(default_factory=dict)
+    count: int = 0
+
+
+class Person(Struct, gc=False):
+    """What is known of a user.
+
+    Attributes:
+        counts: Windows, as `windows.add` grows them.
+        book: Which events have counted already.
+        touched: The last items of a visit, all different, the newest first.
+        session: Which visit.
+        described: The fields, where there are any.
+        heard: When the user was heard of last, by the clock, milliseconds.
+    """
+
+    counts: array[float]
+    book: Book
+    touched: tuple[str, ...] = ()
+    session: str | None = None
+    described: Described | None = None
+    heard: int = 0
+
+
+class Thing(Struct, gc=False):
+    """What is known of an item.
+
+    Attributes:
+        counts: Windows, as `windows.add` grows them.
+        followers: What people touched after it.
+        described: The fields, where there are any.
+        heard: When the item was heard of last, by the clock, milliseconds.
+    """
+
+    counts: array[float]
+    followers: Followers | None = None
+    described: Described | None = None
+    heard: int = 0
+
+
+class Entity:
+    """What versions before 0.2 kept of a user or item: read, so that it can be refused by name."""
+
+    def __setstate__(self, state: object) -> None:
+        """Leave it."""
+
+
+class Counting:
+    """How deeds are counted: what is the same for all users and items."""
+
+    __slots__ = ("channels", "clock", "half_life", "impression", "lateness", "other")
+
+    def __init__(self, schema: Schema, lateness: int) -> None:
+        self.lateness = lateness
+        self.clock = windows.Clock(schema.horizons, len(schema.channels))
+        self.half_life = schema.horizons[-1]  # of what follows: pairs are rare
+        self.channels = {name: place for place, name in enumerate(schema.interactions)}
+        self.other, self.impression = len(self.channels), len(self.channels) + 1
+
+    def person(self) -> Person:
+        """Return a user of whom nothing is known."""
+        return Person(self.clock.begin(), Book())
+
+    def thing(self) -> Thing:
+        """Return an item of which nothing is known."""
+        return Thing(self.clock.begin())
 
 
 def deed(
-    entity: Entity, event: Interaction | Shown | Ranking, schema: Schema, lateness: int
-) -> tuple[Entity, Verdict, list[Change]]:
+    rules: Counting, person: Person, event: Interaction | Shown | Ranking
+) -> tuple[Verdict, Sequence[Change]]:
     """Count an event of a user.
 
     Args:
-        entity: The user so far.
+        rules: How.
+        person: The user, who changes.
         event: A deed, or a list that was shown (by others or by us).
-        schema: Which channels and horizons there are.
-        lateness: How late an event may be, milliseconds.
 
     Returns:
-        The user after the event, whether it counted, and what it means for items.
+        Whether it counted, and what it means for items.
     """
-    ledger, verdict = admit(entity.ledger, event.id, event.timestamp, lateness)
-    if verdict != "new":
-        return entity, verdict, []
     at = event.timestamp
+    verdict = enter(person.book, event.id, at, rules.lateness)
+    if verdict != "new":
+        return verdict, ()
     if isinstance(event, Interaction):
-        channel = schema.channel(event.type)
-        changes: list[Change] = [Impact(event.item, channel, at)] if event.item else []
-        changes += follows(entity, event)
-        entity = _touched(entity, event)
+        channel = rules.channels.get(event.type, rules.other)
+        changes = _touched(person, event.item, event.session, channel, at)
     else:
-        channel = len(schema.channels) - 1
+        channel = rules.impression
         changes = [Impact(placed.id, channel, at) for placed in event.items]
-    counted = _counted(entity.window, channel, at, schema)
-    return replace(entity, ledger=ledger, window=counted), verdict, changes
+    windows.add(rules.clock, person.counts, channel, at)
+    return verdict, changes
 
 
-def follows(entity: Entity, event: Interaction) -> list[Follow]:
-    """Say after which items of this visit the user touched another one.
+def _touched(
+    person: Person, item: str | None, session: str | None, channel: int, at: int
+) -> list[Change]:
+    """Say what a deed means: for its item, and for those touched before it in this visit.
 
-    The last one weighs 1, the one before it a half; the same item again follows nothing.
+    It follows the last one with a weight of 1, the one before that with a half; the same item
+    again follows nothing.
     """
-    if event.item is None or event.session != entity.session or event.item in entity.touched[:1]:
+    before = person.touched
+    if session != person.session:
+        person.session, person.touched = session, before = session, ()
+    if item is None:
         return []
-    before = [item for item in entity.touched if item != event.item]
-    return [Follow(item, event.item, 1 / n, event.timestamp) for n, item in enumerate(before, 1)]
+    changes: list[Change] = [Impact(item, channel, at)]
+    if before[:1] == (item,):
+        return changes
+    others = tuple([one for one in before if one != item]) if item in before else before
+    changes += [Follow(one, item, 1 / n, at) for n, one in enumerate(others, 1)]
+    person.touched = (item, *others)[: transitions.FOLLOWED]
+    return changes
 
 
-def _touched(entity: Entity, event: Interaction) -> Entity:
-    known = entity.touched if event.session == entity.session else ()
-    if event.item is not None:
-        known = (event.item, *(item for item in known if item != event.item))
-    return replace(entity, touched=known[: transitions.FOLLOWED], session=event.session)
-
-
-def impact(entity: Entity, change: Change, schema: Schema) -> Entity:
+def impact(rules: Counting, thing: Thing, change: Change) -> None:
     """Count what a deed means for this item; it was judged at the user."""
-    if isinstance(change, Follow):
-        # Over the longest horizon: pairs are rare.
-        known, half_life = entity.following, schema.horizons[-1]
-        known = transitions.follow(known, change.next, change.weight, change.at, half_life)
-        return replace(entity, following=known)
-    window = _counted(entity.window, change.channel, change.at, schema)
-    return replace(entity, window=window)
+    if isinstance(change, Impact):
+        windows.add(rules.clock, thing.counts, change.channel, change.at)
+        return
+    if thing.followers is None:
+        thing.followers = Followers()
+    thing.followers.add(change.next, change.weight, change.at, rules.half_life)
 
 
-def describe(
-    entity: Entity, event: Item | User, kinds: Mapping[str, FieldKind]
-) -> tuple[Entity, bool]:
+def describe(known: Person | Thing, event: Item | User, kinds: Mapping[str, FieldKind]) -> bool:
     """Take the configured fields of a catalogue event; a later event wins field by field.
 
     Returns:
-        The entity after the event, and whether anything changed.
+        Whether anything changed.
     """
     at = event.timestamp
+    described = known.described or Described()
     news = {
         name: value
         for name, value in event.fields.items()
-        if name in kinds and at >= entity.fields_at.get(name, 0)
+        if name in kinds and at >= described.at.get(name, 0)
     }
     if not news:
-        return entity, False
-    changed = replace(
-        entity,
-        fields=entity.fields | news,
-        fields_at=entity.fields_at | dict.fromkeys(news, at),
+        return False
+    known.described = Described(
+        described.fields | news, described.at | dict.fromkeys(news, at), described.count + 1
     )
-    return changed, True
-
-
-def stamped(entity: Entity, view: str, at: int) -> tuple[Entity, int]:
-    """Return the revision that makes a row of this view newer than any that holds less.
-
-    Stores drop a correction whose timestamp is not strictly newer; so the microseconds below
-    the event's millisecond count the rows.  After a crash the same events come again, perhaps
-    in another order than the one whose rows are in the store already.  Time and count both
-    depend on what is in a row alone, so the row that holds more is the newer one even then.
-
-    Args:
-        entity: What is known of the user or item.
-        view: Where the row goes.
-        at: Event time of the newest event in the row, milliseconds: it never goes back.
-
-    Examples:
-        >>> entity, first = stamped(Entity(), "item_windows", 10**12)
-        >>> first, stamped(entity, "item_windows", 10**12)[1]
-        (0, 1)
-    """
-    revision = entity.revisions.get(view, 0)
-    return replace(entity, revisions=entity.revisions | {view: revision + 1}), revision
-
-
-def _counted(window: Window | None, channel: int, at: int, schema: Schema) -> Window:
-    horizons = np.asarray(schema.horizons)
-    known = window or windows.empty(len(horizons), len(schema.channels))
-    return windows.count(known, channel, at, horizons)
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +213,7 @@ class Popular:
 
 
 def popular(
-    state: Popular, changed: Iterable[tuple[str, Array]], schema: Schema, keep: int
+    state: Popular, changed: Sequence[tuple[str, Array]], schema: Schema, keep: int
 ) -> Popular:
     """Update the popular items with the windows that changed.
 
@@ -188,14 +226,27 @@ def popular(
         schema: Which channels and horizons there are.
         keep: How many items to remember.
     """
-    middle = len(schema.horizons) // 2
+    if not changed:
+        return state
+    middle, channels = len(schema.horizons) // 2, len(schema.channels)
     half_life = schema.horizons[middle] * 1000
-    weights, newest = dict(state.weights), state.at
-    for item, vector in changed:
-        window = windows.unpack(vector, len(schema.horizons), len(schema.channels))
-        deeds = float(window.decayed[middle, :-1].sum())
-        newest = max(newest, window.at)
-        if deeds > 0:
-            weights[item] = float(np.log2(deeds)) + window.at / half_life
-    best = sorted(weights.items(), key=lambda pair: (-pair[1], pair[0]))[:keep]
-    return replace(state, weights=dict(best), at=newest)
+    vectors = np.stack([vector for _, vector in changed])
+    begin = 1 + (2 + middle) * channels
+    deeds = vectors[:, begin : begin + channels - 1].sum(axis=1)
+    with np.errstate(divide="ignore"):  # what had impressions alone is left out
+        found = np.log2(deeds) + vectors[:, 0] / half_life
+    weights = dict(state.weights)
+    for (item, _), weight in zip(changed, found.tolist(), strict=True):
+        if weight > -math.inf:
+            weights[item] = weight
+    newest = max(state.at, int(vectors[:, 0].max()))
+    return replace(state, weights=_heaviest(weights, keep), at=newest)
+
+
+def _heaviest(weights: Mapping[str, float], keep: int) -> dict[str, float]:
+    floor = -math.inf
+    if len(weights) > keep:  # only those that have a chance are put in order
+        known = np.fromiter(weights.values(), np.float64, len(weights))
+        floor = np.partition(known, -keep)[-keep]
+    best = [(-weight, item) for item, weight in weights.items() if weight >= floor]
+    return {item: -weight for weight, item in sorted(best)[:keep]}

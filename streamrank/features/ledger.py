@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
+from msgspec import Struct
+
 Verdict = Literal["new", "duplicate", "late"]
 
 
@@ -48,3 +51,43 @@ def admit(ledger: Ledger, event_id: str, at: int, lateness: int) -> tuple[Ledger
     ids = {known: seen for known, seen in ledger.ids.items() if seen >= newest - lateness}
     ids[event_id] = at
     return Ledger(newest, ids), "new"
+
+
+class Book(Struct, array_like=True, gc=False):
+    """A ledger that is written on in place: for keys of many events.
+
+    Attributes:
+        newest: Event time of the key's newest event, milliseconds.
+        swept: What `newest` was when old ids were thrown away last.
+        ids: Event times by id, some of them older than they need be.
+    """
+
+    newest: int = 0
+    swept: int = 0
+    ids: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+def enter(book: Book, event_id: str, at: int, lateness: int) -> Verdict:
+    """Decide as `admit` does, in place, in a time that does not grow with the ids.
+
+    Examples:
+        >>> book = Book()
+        >>> [enter(book, *event, 1_000) for event in [("a", 5_000), ("a", 5_000), ("b", 3_999)]]
+        ['new', 'duplicate', 'late']
+    """
+    oldest = book.newest - lateness
+    if at < oldest:
+        return "late"
+    ids = book.ids
+    seen = ids.get(event_id)
+    if seen is not None and seen >= oldest:
+        return "duplicate"
+    if at > book.newest:
+        book.newest = at
+        # Each id is looked at some five times in all, however many there are.
+        if at - book.swept > lateness // 4:
+            oldest = at - lateness
+            book.ids = ids = {known: when for known, when in ids.items() if when >= oldest}
+            book.swept = at
+    ids[event_id] = at
+    return "new"

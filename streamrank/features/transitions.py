@@ -14,7 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
+from msgspec import Struct
 
 from streamrank.features.schema import hashed
 
@@ -23,6 +25,10 @@ KEPT = 64
 """Items that are remembered after one item."""
 FOLLOWED = 2
 """Items of a user's own past that a touched item counts as following."""
+_MOST = KEPT + KEPT // 4
+"""How many there may be until the lightest are forgotten, all at once."""
+_FARTHEST = 400.0
+"""Half-lives between the mark and the newest: a float64 holds 2 ** 1023."""
 _EXACT = 11
 """Bits of a hash that are dropped, so that a float64 holds the rest exactly."""
 
@@ -63,15 +69,80 @@ def follow(known: Transitions, item: str, weight: float, at: int, half_life: flo
         >>> two.total, two.weights[place("b")]
         (1.5, 1.5)
     """
-    newest = max(known.at, at)
-    older = 0.5 ** ((newest - known.at) / (1000.0 * half_life))
-    added = weight * 0.5 ** ((newest - at) / (1000.0 * half_life))
-    weights = {other: old * older for other, old in known.weights.items()}
-    weights[place(item)] = weights.get(place(item), 0.0) + added
-    if len(weights) > KEPT:  # the one that came just now stays: it has had no time to grow
-        others = (other for other in weights if other != place(item))
-        del weights[min(others, key=weights.__getitem__)]
-    return Transitions(newest, known.total * older + added, weights)
+    growing = Followers(known.at, known.at, known.total, 0, dict(known.weights))
+    growing.add(item, weight, at, half_life)
+    return growing.seen(half_life)
+
+
+class Followers(Struct, array_like=True, gc=False):
+    """Transitions as they grow, in place: an item that came changes its own weight alone.
+
+    Attributes:
+        mark: Event time that the weights refer to, milliseconds.
+        at: Event time of the newest, milliseconds.
+        total: Weight of all that came after it, the forgotten included, at `mark`.
+        count: How many came.
+        weights: By `place` of the item that came, at `mark`.
+    """
+
+    mark: int = 0
+    at: int = 0
+    total: float = 0.0
+    count: int = 0
+    weights: dict[int, float] = msgspec.field(default_factory=dict)
+
+    def add(self, item: str, weight: float, at: int, half_life: float) -> None:
+        """Count that an item was touched next, as `follow` says."""
+        rate = 0.001 / half_life
+        if at > self.at:
+            self.at = at
+            if (at - self.mark) * rate > _FARTHEST:
+                self._refer(at, rate)
+        added = weight * 2.0 ** ((at - self.mark) * rate)
+        self.total += added
+        self.count += 1
+        where, weights = place(item), self.weights
+        known = weights.get(where)
+        if known is not None:
+            weights[where] = known + added
+            return
+        weights[where] = added
+        if len(weights) > _MOST:
+            self.weights = _heaviest(weights)
+
+    def _refer(self, at: int, rate: float) -> None:
+        factor = 2.0 ** ((self.mark - at) * rate)
+        self.weights = {where: weight * factor for where, weight in self.weights.items()}
+        self.total *= factor
+        self.mark = at
+
+    def seen(self, half_life: float) -> Transitions:
+        """Return what is known by now."""
+        factor = self._now(half_life)
+        weights = {where: weight * factor for where, weight in self._kept().items()}
+        return Transitions(self.at, self.total * factor, weights)
+
+    def packed(self, half_life: float) -> Array:
+        """Return what is known by now as `pack` lays it out."""
+        factor, weights = self._now(half_life), self._kept()
+        found = np.array([self.at, self.total, *weights, *weights.values()], np.float64)
+        found[1] *= factor
+        found[2 + len(weights) :] *= factor
+        return found
+
+    def _now(self, half_life: float) -> float:
+        return float(2.0 ** ((self.mark - self.at) * 0.001 / half_life))
+
+    def _kept(self) -> dict[int, float]:
+        return _heaviest(self.weights) if len(self.weights) > KEPT else self.weights
+
+
+def _heaviest(weights: dict[int, float]) -> dict[int, float]:
+    """Return the heaviest, and the one that came last: it has had no time to grow."""
+    *others, last = weights
+    kept = set(sorted(others, key=weights.__getitem__, reverse=True)[: KEPT - 1])
+    kept.add(last)
+    return {where: weight for where, weight in weights.items() if where in kept}
 
 
 def pack(known: Transitions) -> Array:

@@ -1,4 +1,4 @@
-"""Event-time windows of one user or item: decayed counts over several horizons.
+"""Event-time windows of users and items: decayed counts over several horizons.
 
 A window here has soft edges: an event weighs 1 when it happens and half as much one horizon
 later (forward decay).  So a count needs no panes, costs the same for a quiet and a busy key,
@@ -12,6 +12,8 @@ References:
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,16 +67,100 @@ def count(window: Window, channel: int, at: int, horizons: Array) -> Window:
         >>> count(once, 0, 13_600_000, hour).decayed  # one hour later
         array([[1.5]])
     """
-    totals, last = window.totals.copy(), window.last.copy()
-    totals[channel] += 1
-    last[channel] = max(last[channel], at)
-    newest = max(window.at, at)
-    if newest > window.at:
-        decayed = window.decayed * decay(newest - window.at, horizons)[:, None]
-    else:
-        decayed = window.decayed.copy()
-    decayed[:, channel] += decay(newest - at, horizons)
-    return Window(newest, totals, last, decayed)
+    clock = Clock(tuple(horizons.tolist()), len(window.totals))
+    counts = array("d", [window.at, *pack(window)])
+    add(clock, counts, channel, at)
+    return unpack(packed(clock, [counts])[0], len(horizons), len(window.totals))
+
+
+# --- many keys at once ------------------------------------------------------------------------
+
+_FARTHEST = 400.0
+"""Half-lives between a key's mark and its newest event: a float64 holds 2 ** 1023."""
+
+
+class Clock:
+    """How counts grow: what is the same for all keys.
+
+    A key's counts are an array: a mark, and then what `pack` lays out, with this difference:
+    what is decayed refers to the mark, not to the newest event.  So an event changes its own
+    channel alone, and nothing has to be multiplied before a row is written.
+
+    Args:
+        horizons: Half-lives, seconds.
+        channels: How many things are counted.
+    """
+
+    __slots__ = ("channels", "first", "places", "rates", "reach", "size")
+
+    def __init__(self, horizons: Sequence[float], channels: int) -> None:
+        self.channels = channels
+        self.size = 1 + width(len(horizons), channels)
+        self.first = 2 + 2 * channels  # of the decayed counts
+        self.rates = tuple(1.0 / (1000.0 * one) for one in horizons)  # half-lives per ms
+        self.places = tuple(
+            (self.first + row * channels, rate) for row, rate in enumerate(self.rates)
+        )
+        self.reach = _FARTHEST / max(self.rates)
+
+    def begin(self) -> array[float]:
+        """Return the counts of a key that was never seen."""
+        return array("d", bytes(8 * self.size))
+
+
+def add(clock: Clock, counts: array[float], channel: int, at: int) -> None:
+    """Count one event, early or late, in place.
+
+    Args:
+        clock: Of these counts.
+        counts: The key's counts so far.
+        channel: What is counted.
+        at: The event's time, milliseconds.
+
+    Examples:
+        >>> clock = Clock((3600.0,), 1)
+        >>> counts = clock.begin()
+        >>> add(clock, counts, 0, 10_000_000)
+        >>> add(clock, counts, 0, 13_600_000)  # one hour later
+        >>> packed(clock, [counts])
+        array([[1.36e+07, 2.00e+00, 1.36e+07, 1.50e+00]])
+    """
+    newest = counts[1]
+    if at > newest:
+        counts[1] = at
+        if at - counts[0] > clock.reach:
+            _mark(clock, counts, at)
+    last = 2 + clock.channels + channel
+    counts[2 + channel] += 1.0
+    if at > counts[last]:
+        counts[last] = at
+    elapsed = at - counts[0]
+    for place, rate in clock.places:
+        counts[place + channel] += 2.0 ** (elapsed * rate)
+
+
+def _mark(clock: Clock, counts: array[float], at: int) -> None:
+    """Let the decayed counts refer to another time."""
+    elapsed = at - counts[0]
+    for place, rate in clock.places:
+        factor = 2.0 ** -(elapsed * rate)
+        for one in range(place, place + clock.channels):
+            counts[one] *= factor
+    counts[0] = at
+
+
+def packed(clock: Clock, known: Sequence[array[float]]) -> Array:
+    """Return the windows of many keys, each as `pack` lays it out, shape (keys, width)."""
+    counts = np.frombuffer(b"".join(known)).reshape(len(known), clock.size)
+    found = counts[:, 1:].copy()
+    elapsed = counts[:, 1] - counts[:, 0]
+    factors = np.exp2(-elapsed[:, None] * np.array(clock.rates))  # (keys, horizons)
+    decayed = found[:, clock.first - 1 :].reshape(len(known), len(clock.rates), clock.channels)
+    decayed *= factors[:, :, None]
+    return found
+
+
+# --- as the store holds them ------------------------------------------------------------------
 
 
 def pack(window: Window) -> Array:

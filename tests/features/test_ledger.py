@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrank.features.ledger import Ledger, admit
+from streamrank.features.ledger import Book, Ledger, admit, enter
 
 events = st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 100)), max_size=40)
 
@@ -30,3 +30,22 @@ def test_an_event_on_the_border_counts_and_one_before_it_is_late() -> None:
     ledger, _ = admit(Ledger(), "a", 1_000, 100)
     assert admit(ledger, "b", 900, 100)[1] == "new"
     assert admit(ledger, "b", 899, 100) == (ledger, "late")
+
+
+@given(events, st.integers(1, 50))
+def test_what_is_written_in_place_says_the_same(
+    deeds: list[tuple[str, int]], lateness: int
+) -> None:
+    ledger, book = Ledger(), Book()
+    for event_id, at in deeds:
+        ledger, verdict = admit(ledger, event_id, at, lateness)
+        assert enter(book, event_id, at, lateness) == verdict
+        assert book.newest == ledger.newest
+        assert book.ids.items() >= ledger.ids.items()
+
+
+def test_what_is_remembered_in_place_is_little_more_than_the_lateness() -> None:
+    book = Book()
+    for n in range(10_000):
+        enter(book, f"e{n}", n, 100)
+        assert len(book.ids) <= 127

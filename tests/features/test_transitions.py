@@ -5,12 +5,21 @@ from hypothesis import strategies as st
 
 from streamrank.events import Interaction
 from streamrank.features import aggregate, transitions
-from streamrank.features.aggregate import Entity, Follow, Impact
+from streamrank.features.aggregate import Counting, Follow, Impact
 from streamrank.features.schema import Schema
-from streamrank.features.transitions import Transitions, follow, pack, place, shares, unpack
+from streamrank.features.transitions import (
+    Followers,
+    Transitions,
+    follow,
+    pack,
+    place,
+    shares,
+    unpack,
+)
 
 NOW = 1_700_000_000_000
 DAY = 86_400.0
+RULES = Counting(Schema(), lateness=0)
 visits = st.lists(
     st.tuples(st.sampled_from("abcd"), st.integers(NOW, NOW + 10**9)), min_size=1, max_size=20
 )
@@ -35,6 +44,39 @@ def test_the_order_of_arrival_changes_nothing(found: list[tuple[str, int]]) -> N
     as_it_came, late = counted(sorted(found, key=lambda one: one[1])), counted(found[::-1])
     assert late.total == pytest.approx(as_it_came.total)
     assert dict(late.weights) == pytest.approx(dict(as_it_came.weights))
+
+
+@given(visits)
+def test_what_grows_in_place_is_what_one_after_the_other_gives(
+    found: list[tuple[str, int]],
+) -> None:
+    known, growing = Transitions(), Followers()
+    for item, at in found:
+        known = follow(known, item, 1.0, at, DAY)
+        growing.add(item, 1.0, at, DAY)
+    assert growing.count == len(found)
+    assert growing.packed(DAY) == pytest.approx(pack(known))
+    seen = growing.seen(DAY)
+    assert seen.at == known.at
+    assert seen.total == pytest.approx(known.total)
+
+
+def test_years_between_two_visits_leave_a_number_and_nothing_of_the_first() -> None:
+    growing = Followers()
+    for item, at in (("a", NOW), ("b", NOW + 10**11)):  # three years, of half-lives of a second
+        growing.add(item, 1.0, at, 1.0)
+    assert growing.seen(1.0).weights == {place("a"): 0.0, place("b"): 1.0}
+
+
+def test_of_many_that_followed_the_heaviest_are_kept_however_they_came() -> None:
+    """In the order of their weights or against it, the 64 heaviest of 500 are among them."""
+    for weights in (range(1, 501), range(500, 0, -1)):
+        growing = Followers()
+        for weight in weights:
+            growing.add(f"i{weight}", float(weight), NOW, DAY)
+        kept = growing.seen(DAY).weights
+        assert len(kept) == transitions.KEPT
+        assert {place(f"i{weight}") for weight in range(438, 501)} <= kept.keys()
 
 
 def test_shares_are_of_all_that_followed_and_of_a_prior() -> None:
@@ -70,9 +112,9 @@ def deed(item: str | None, at: int, session: str = "s") -> Interaction:
 
 def test_a_touched_item_follows_those_before_it_in_the_same_visit() -> None:
     """a, b, b again, c: b after a; c after b and, half as much, after a; in another visit none."""
-    user, found = Entity(), list[list[aggregate.Change]]()
+    user, found = RULES.person(), list[list[aggregate.Change]]()
     for event in (deed("a", 1), deed("b", 2), deed("b", 3), deed("c", 4), deed("d", 5, "t")):
-        user, _, changes = aggregate.deed(user, event, Schema(), lateness=0)
+        _, changes = aggregate.deed(RULES, user, event)
         found.append([one for one in changes if isinstance(one, Follow)])
         assert [one.item for one in changes if isinstance(one, Impact)] == [event.item]
     assert found == [
@@ -85,10 +127,9 @@ def test_a_touched_item_follows_those_before_it_in_the_same_visit() -> None:
 
 
 def test_a_deed_on_no_item_follows_nothing_and_breaks_nothing() -> None:
-    user = Entity()
+    user = RULES.person()
     for event in (deed("a", 1), deed(None, 2)):
-        user, _, changes = aggregate.deed(user, event, Schema(), lateness=0)
+        _, changes = aggregate.deed(RULES, user, event)
     assert changes == []
-    assert aggregate.deed(user, deed("b", 3), Schema(), lateness=0)[2][1:] == [
-        Follow("a", "b", 1.0, NOW + 3)
-    ]
+    _, changes = aggregate.deed(RULES, user, deed("b", 3))
+    assert changes[1:] == [Follow("a", "b", 1.0, NOW + 3)]

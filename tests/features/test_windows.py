@@ -63,3 +63,22 @@ def test_packing_loses_nothing(deeds: list[tuple[int, int]]) -> None:
 def test_a_vector_of_other_horizons_is_refused() -> None:
     with pytest.raises(ValueError, match="window must hold 13 values, got 10"):
         windows.unpack(windows.pack(windows.empty(1, 3)), 2, 3)
+
+
+@given(st.lists(events, min_size=1, max_size=4))
+def test_many_keys_in_place_count_as_each_alone(keys: list[list[tuple[int, int]]]) -> None:
+    clock = windows.Clock(tuple(HOURS.tolist()), 3)
+    known = [clock.begin() for _ in keys]
+    for counts, deeds in zip(known, keys, strict=True):
+        for channel, after in deeds:
+            windows.add(clock, counts, channel, NOW + after)
+    expected = [windows.pack(counted(deeds)) for deeds in keys]
+    np.testing.assert_allclose(windows.packed(clock, known), expected, rtol=1e-9)
+
+
+def test_years_between_two_events_leave_a_number_and_nothing_of_the_first() -> None:
+    clock = windows.Clock((1.0,), 1)
+    counts = clock.begin()
+    for at in (NOW, NOW + 10**11, NOW + 10**11 - 1_000):  # the last one second late
+        windows.add(clock, counts, 0, at)
+    assert windows.packed(clock, [counts]).tolist() == [[NOW + 10**11, 3.0, NOW + 10**11, 1.5]]

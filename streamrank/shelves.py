@@ -1,0 +1,252 @@
+"""A share of all users, or of all items: what is known of each, by key.
+
+A shelf takes whole batches, gives out the newest row of each key that changed when it is asked
+to, and becomes bytes for a snapshot.  There are a few shelves for any number of keys: a step of
+Bytewax that holds a key of its own for each user looks through all their alarms at every batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from streamrank.edges.store import Row, View
+from streamrank.errors import StreamRankError
+from streamrank.events import Interaction, Item, Ranking, Shown, User
+from streamrank.features import aggregate, shelved, windows
+from streamrank.features.aggregate import Change, Counting, Described, Person, Thing
+from streamrank.features.ledger import Verdict
+from streamrank.steps import Plan, Read
+
+E = TypeVar("E", Person, Thing)
+Keys = dict[str, None]
+"""Keys that changed, in the order in which they did."""
+
+
+class StateForeign(StreamRankError):
+    """A snapshot of the features flow was made by another version, or under other settings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """An event that did not count: a duplicate, or later than allowed."""
+
+    verdict: Verdict
+    read: Read
+    newest: int  # event time of the key's newest event, ms
+
+
+class _Kept(Generic[E]):
+    """What is known by key; a key that nobody has spoken of for `ttl` ms begins anew."""
+
+    def __init__(self, begin: Callable[[], E], ttl: int) -> None:
+        self.begin: Callable[[], E] = begin
+        self.ttl = ttl
+        self.known: dict[str, E] = {}
+
+    def get(self, key: str, now: int) -> E:
+        """Return what is known of a key that is spoken of now, milliseconds."""
+        found = self.known.get(key)
+        if found is None or now - found.heard > self.ttl:
+            found = self.known[key] = self.begin()
+        found.heard = now
+        return found
+
+    def forget(self, now: int) -> None:
+        """Let go of silent keys."""
+        oldest = now - self.ttl
+        for key in [key for key, one in self.known.items() if one.heard < oldest]:
+            del self.known[key]
+
+
+class People:
+    """Some users.
+
+    Args:
+        plan: What is counted, and how.
+        ttl: How long a silent user is remembered, milliseconds.
+        now: The time, milliseconds: whoever comes back with a snapshot was heard of then.
+        saved: What `pack` returned.
+
+    Raises:
+        StateForeign: Something else is in the snapshot.
+    """
+
+    def __init__(self, plan: Plan, ttl: int, now: int = 0, saved: bytes | None = None) -> None:
+        self._rules = Counting(plan.schema, plan.rules.lateness)
+        self._kinds = plan.schema.user
+        self._kept = _Kept(self._rules.person, ttl)
+        self._form = shelved.form(plan.schema)
+        self._counted: Keys = {}
+        self._described: Keys = {}
+        if saved is not None:
+            found = _opened(saved, shelved.people, self._form)
+            self._kept.known = {key: shelved.person(one, now) for key, one in found.known}
+            self._counted = dict.fromkeys(found.counted)
+            self._described = dict.fromkeys(found.described)
+
+    def __len__(self) -> int:
+        return len(self._kept.known)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to flush."""
+        return bool(self._counted or self._described)
+
+    def take(self, reads: Iterable[Read], now: int) -> tuple[list[Change], list[Skipped]]:
+        """Take events of users into their windows or fields, and say what they mean for items."""
+        get, rules, counted = self._kept.get, self._rules, self._counted
+        changes: list[Change] = []
+        skipped: list[Skipped] = []
+        for read in reads:
+            event = read.event
+            if isinstance(event, (Interaction, Shown, Ranking)):
+                key = event.key
+                person = get(key, now)
+                verdict, found = aggregate.deed(rules, person, event)
+                if verdict == "new":
+                    counted[key] = None
+                    changes += found
+                else:
+                    skipped.append(Skipped(verdict, read, person.book.newest))
+            elif isinstance(event, User):
+                person = get(event.key, now)
+                if aggregate.describe(person, event, self._kinds):
+                    self._described[event.key] = None
+        return changes, skipped
+
+    def flush(self) -> list[Row]:
+        """Return the newest row of each user and view that changed since the last time."""
+        known = self._kept.known
+        rows = _windows("user_windows", self._rules.clock, known, self._counted)
+        rows += _fields("user_fields", known, self._described)
+        self._counted, self._described = {}, {}
+        return rows
+
+    def forget(self, now: int) -> None:
+        """Let go of silent users."""
+        self._kept.forget(now)
+
+    def pack(self) -> bytes:
+        """Return all of it as bytes."""
+        known = [(key, shelved.of_person(one)) for key, one in self._kept.known.items()]
+        return shelved.pack(self._form, known, self._counted, self._described)
+
+
+class Things:
+    """Some items; the arguments are those of `People`."""
+
+    def __init__(self, plan: Plan, ttl: int, now: int = 0, saved: bytes | None = None) -> None:
+        self._rules = Counting(plan.schema, plan.rules.lateness)
+        self._kinds = plan.schema.item
+        self._kept = _Kept(self._rules.thing, ttl)
+        self._form = shelved.form(plan.schema)
+        self._counted: Keys = {}
+        self._followed: Keys = {}
+        self._described: Keys = {}
+        if saved is not None:
+            found = _opened(saved, shelved.things, self._form)
+            self._kept.known = {key: shelved.thing(one, now) for key, one in found.known}
+            self._counted = dict.fromkeys(found.counted)
+            self._described = dict.fromkeys(found.described)
+            self._followed = dict.fromkeys(found.followed)
+
+    def __len__(self) -> int:
+        return len(self._kept.known)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to flush."""
+        return bool(self._counted or self._followed or self._described)
+
+    def take(self, changes: Iterable[Change | Item], now: int) -> None:
+        """Take in what deeds mean for items, and catalogue events."""
+        get, rules = self._kept.get, self._rules
+        counted, followed = self._counted, self._followed
+        for change in changes:
+            key = change.item
+            thing = get(key, now)
+            if isinstance(change, Item):
+                if aggregate.describe(thing, change, self._kinds):
+                    self._described[key] = None
+                continue
+            aggregate.impact(rules, thing, change)
+            if isinstance(change, aggregate.Impact):
+                counted[key] = None
+            else:
+                followed[key] = None
+
+    def flush(self) -> list[Row]:
+        """Return the newest row of each item and view that changed since the last time."""
+        known = self._kept.known
+        rows = _windows("item_windows", self._rules.clock, known, self._counted)
+        rows += _followers(known, self._followed, self._rules.half_life)
+        rows += _fields("item_fields", known, self._described)
+        self._counted, self._followed, self._described = {}, {}, {}
+        return rows
+
+    def forget(self, now: int) -> None:
+        """Let go of silent items."""
+        self._kept.forget(now)
+
+    def pack(self) -> bytes:
+        """Return all of it as bytes."""
+        known = [(key, shelved.of_thing(one)) for key, one in self._kept.known.items()]
+        return shelved.pack(self._form, known, self._counted, self._described, self._followed)
+
+
+def _opened(
+    saved: object, read: Callable[[bytes, str], shelved.Shelved[Any]], form: str
+) -> shelved.Shelved[Any]:
+    try:
+        if not isinstance(saved, bytes):
+            raise ValueError(f"must be bytes, got {type(saved).__name__}")
+        return read(saved, form)
+    except ValueError as error:
+        raise StateForeign(
+            f"the state of the features flow must be of this version and these settings: {error}. "
+            "Start with the settings as they were, or remove the folder of the flow's state "
+            "(state.path): it then goes on where its consumer group is, and counts anew"
+        ) from error
+
+
+# --- rows -------------------------------------------------------------------------------------
+#
+# Stores drop a correction whose timestamp is not strictly newer; so the microseconds below the
+# event's millisecond count the events of a row.  After a crash the same events come again,
+# perhaps in another order than the one whose rows are in the store already.  Time and count both
+# depend on what is in a row alone, so the row that holds more is the newer one even then.
+
+
+def _windows(
+    view: View, clock: windows.Clock, known: Mapping[str, Person | Thing], keys: Keys
+) -> list[Row]:
+    changed = [key for key in keys if key in known]
+    if not changed:
+        return []
+    found = windows.packed(clock, [known[key].counts for key in changed])
+    totals = found[:, 1 : 1 + clock.channels].sum(axis=1)
+    stamps = zip(found[:, 0].astype(int).tolist(), totals.astype(int).tolist(), strict=True)
+    return [
+        Row(view, key, at, count - 1, values)
+        for key, (at, count), values in zip(changed, stamps, found, strict=True)
+    ]
+
+
+def _followers(known: Mapping[str, Thing], keys: Keys, half_life: float) -> list[Row]:
+    changed = ((key, known[key].followers) for key in keys if key in known)
+    return [
+        Row("item_next", key, one.at, one.count - 1, one.packed(half_life))
+        for key, one in changed
+        if one is not None
+    ]
+
+
+def _fields(view: View, known: Mapping[str, Person | Thing], keys: Keys) -> list[Row]:
+    changed = ((key, known[key].described) for key in keys if key in known)
+    return [_described(view, key, one) for key, one in changed if one is not None]
+
+
+def _described(view: View, key: str, found: Described) -> Row:
+    return Row(view, key, max(found.at.values(), default=0), found.count - 1, found.fields)
