@@ -121,7 +121,8 @@ def run(
     if accept_gap:
         kafka.ACCEPTING_GAPS.set()
     known = load()
-    topics.reach(known, Secrets())
+    for difference in topics.ready(known, Secrets()):
+        log.warning("%s (kafka.partitions)", difference)
     module = importlib.import_module(f"flows.{flow}")
     with _orderly_stop(), _as_the_only_learner(known) if flow == "learn" else nullcontext():
         dataflow = module.main()

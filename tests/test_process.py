@@ -15,11 +15,12 @@ from streamrank import settings as settings_module
 from streamrank.settings import Settings
 
 
-def test_a_flow_whose_broker_is_away_says_so_in_one_line_and_ends(tmp_path: Path) -> None:
+def test_a_flow_whose_broker_does_not_come_says_so_in_one_line_and_ends(tmp_path: Path) -> None:
     with socket.socket() as taken:  # bound, so that nobody else has it, and nobody listens
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        known = settings_module.changed(Settings(), {"kafka": {"bootstrap_servers": address}})
+        kafka = {"bootstrap_servers": address, "delivery_timeout": "100ms"}
+        known = settings_module.changed(Settings(), {"kafka": kafka})
         (tmp_path / "mine.toml").write_text(settings_module.to_toml(known), encoding="utf-8")
         done = subprocess.run(
             [sys.executable, "-m", "streamrank", "run", "rank", "--settings", "mine.toml"],

@@ -7,9 +7,7 @@ before (`kafka_sink`).
 
 from __future__ import annotations
 
-from streamrank.edges.kafka_client import (
-    Broker,
-)
+from streamrank.edges.kafka_client import STOPPING, Broker
 from streamrank.edges.kafka_connection import (
     Connection,
     Incoming,
@@ -23,13 +21,14 @@ from streamrank.edges.kafka_errors import (
     DeliveryFailed,
     KafkaError,
     OffsetGone,
+    PartitionsAdded,
     ReadFailed,
     TopicMissing,
     TopicsRefused,
 )
 from streamrank.edges.kafka_reader import Reader
 from streamrank.edges.kafka_sink import KafkaSink
-from streamrank.edges.kafka_source import ACCEPTING_GAPS, STOPPING, KafkaSource
+from streamrank.edges.kafka_source import ACCEPTING_GAPS, KafkaSource
 
 __all__ = [
     "ACCEPTING_GAPS",
@@ -46,6 +45,7 @@ __all__ = [
     "KafkaSource",
     "OffsetGone",
     "Outgoing",
+    "PartitionsAdded",
     "ReadFailed",
     "Reader",
     "TopicMissing",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -31,6 +32,8 @@ from streamrank.edges.kafka_errors import (
 )
 
 log = logging.getLogger(__name__)
+STOPPING = threading.Event()
+"""Once set, every source of this process ends, and its flow drains."""
 PATIENCE = 5.0
 """Seconds that a broker gets to answer a question at the start."""
 BATCH = 1000
@@ -52,10 +55,19 @@ A = TypeVar("A")
 Headers = list[tuple[str, str | bytes | None]] | dict[str, str | bytes | None]
 
 
-def _note(reasons: list[str], error: Code) -> None:
+_REFUSALS = (Code._AUTHENTICATION, Code._SSL, Code.SASL_AUTHENTICATION_FAILED)
+"""No waiting helps who is not let in."""
+
+
+def _note(reasons: list[Code], error: Code) -> None:
     # "All brokers down" follows the reason and says less.
     if error.code() != Code._ALL_BROKERS_DOWN or not reasons:
-        reasons.append(error.str())
+        reasons.append(error)
+
+
+def patience_of(settings: Settings) -> float:
+    """Return how many seconds a broker may be away: as long as a delivery may take."""
+    return int(settings.get("message.timeout.ms", 120_000)) / 1000
 
 
 def _unusable(settings: Settings, error: KafkaException) -> ConnectionUnusable:
@@ -72,7 +84,7 @@ class Broker:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._reasons: list[str] = []
+        self._reasons: list[Code] = []
         # The callback must not hold this object: a client in a cycle dies in whatever thread the
         # garbage collector runs.
         note = partial(_note, self._reasons)
@@ -96,11 +108,34 @@ class Broker:
             return question()
         except KafkaException as error:
             self._client.poll(0)
-            reason = (self._reasons[-1] if self._reasons else "") or str(error.args[0].str())
+            reason = (self._reasons[-1] if self._reasons else error.args[0]).str()
             raise BrokerUnreachable(
                 f"no Kafka broker answers at {address(self._settings)} "
                 f"({self._settings.get('security.protocol', 'PLAINTEXT')}): {reason}"
             ) from error
+
+    def wait(self, patience: float) -> None:
+        """Wait until the broker answers.
+
+        Args:
+            patience: Seconds that it may take to come up.
+
+        Raises:
+            BrokerUnreachable: It does not answer in time, or lets nobody in.
+        """
+        deadline, waited = time.monotonic() + patience, False
+        while True:
+            try:
+                self.topics()
+            except BrokerUnreachable as error:
+                refused = any(one.code() in _REFUSALS for one in self._reasons)
+                if refused or STOPPING.is_set() or time.monotonic() >= deadline:
+                    raise
+                if not waited:
+                    log.warning("%s; waited for %.0f s (kafka.delivery_timeout)", error, patience)
+                waited = True
+            else:
+                return
 
     def topics(self) -> dict[str, int]:
         """Return the topics and how many partitions each has; creates none."""
@@ -160,7 +195,9 @@ def patiently(what: str, question: Callable[[], A], patience: float = 2 * PATIEN
             time.sleep(0.05)
 
 
-def span(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
+def span(
+    consumer: Consumer, topic: str, partition: int, patience: float = 2 * PATIENCE
+) -> tuple[int, int]:
     """Return the first offset that a partition holds and the one after its last.
 
     Raises:
@@ -168,30 +205,32 @@ def span(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
     """
     where, what = TopicPartition(topic, partition), f"{topic}[{partition}]"
     ask = partial(consumer.get_watermark_offsets, where, timeout=2 * PATIENCE, cached=False)
-    found = patiently(what, ask)
+    found = patiently(what, ask, patience)
     if found is None:
         raise ReadFailed(f"{what}: no answer within {2 * PATIENCE:.0f} s")
     return found
 
 
-def noted(consumer: Consumer, places: Sequence[TopicPartition]) -> list[TopicPartition]:
+def noted(
+    consumer: Consumer, places: Sequence[TopicPartition], patience: float = 2 * PATIENCE
+) -> list[TopicPartition]:
     """Return what the consumer's group committed for these partitions.
 
     Raises:
         ReadFailed: The broker does not say.
     """
     ask = partial(consumer.committed, list(places), timeout=2 * PATIENCE)
-    return patiently(f"progress in {places[0].topic}", ask)
+    return patiently(f"progress in {places[0].topic}", ask, patience)
 
 
-def note(consumer: Consumer, place: TopicPartition) -> None:
+def note(consumer: Consumer, place: TopicPartition, patience: float = 2 * PATIENCE) -> None:
     """Commit a position, and wait until that is done.
 
     Raises:
         ReadFailed: The broker did not take it.
     """
     commit = partial(consumer.commit, offsets=[place], asynchronous=False)
-    patiently(f"progress in {place.topic}[{place.partition}]", commit)
+    patiently(f"progress in {place.topic}[{place.partition}]", commit, patience)
 
 
 def gone(topic: str, partition: int, wanted: int, low: int, high: int) -> OffsetGone:
@@ -201,6 +240,14 @@ def gone(topic: str, partition: int, wanted: int, low: int, high: int) -> Offset
         f"{topic}[{partition}] should be read from offset {wanted}, and the broker holds "
         f"{low} to {high}: records {what}. Nothing was skipped. Look at the topic's retention; "
         "to go on without these records, start the flow with `streamrank run FLOW --accept-gap`"
+    )
+
+
+def deleted(topic: str) -> TopicMissing:
+    """Return the error of a topic that was there when the flow started."""
+    return TopicMissing(
+        f"{topic} must stay while a flow reads it, and was deleted "
+        "(`streamrank topics create` makes what the settings want)"
     )
 
 
@@ -214,7 +261,7 @@ def failed(consumer: Consumer, message: Message, wanted: int) -> KafkaError | No
         low, high = span(consumer, topic, partition)
         return gone(topic, partition, wanted, low, high)
     if error.code() in (Code.UNKNOWN_TOPIC_OR_PART, Code._UNKNOWN_TOPIC, Code._UNKNOWN_PARTITION):
-        return TopicMissing(f"{topic}[{partition}] was deleted while it was read")
+        return deleted(topic)
     if error.retriable() or error.code() in (Code._TRANSPORT, Code._ALL_BROKERS_DOWN):
         log.warning("kafka: %s[%s]: %s", topic, partition, error.str())
         return None

@@ -5,6 +5,7 @@ KafkaError
 ├── ConnectionUnusable     a certificate or a key cannot be read with what the settings give
 ├── BrokerUnreachable      nobody answers, or nobody lets us in
 ├── TopicMissing           a topic is not there
+├── PartitionsAdded        a topic has more partitions than the flow that runs has seen
 ├── OffsetGone             what should be read next is no longer (or not yet) in the log
 ├── ReadFailed             the broker refuses to give records
 ├── DeliveryFailed         the broker did not take a record
@@ -34,6 +35,10 @@ class BrokerUnreachable(KafkaError):
 
 class TopicMissing(KafkaError):
     """A topic is not on the broker."""
+
+
+class PartitionsAdded(KafkaError):
+    """A topic got partitions while a flow reads it: its next start reads them too."""
 
 
 class OffsetGone(KafkaError):

@@ -27,6 +27,7 @@ from streamrank.edges.kafka_client import (
     BATCH,
     PATIENCE,
     Broker,
+    patience_of,
     patiently,
     span,
 )
@@ -109,7 +110,7 @@ class History:
 
     def _answer(self, question: Callable[[], Future[T]]) -> T:
         # A partition may be opened while the broker is away: as patient as its deliveries.
-        patience = int(self._connection.get("message.timeout.ms", 120_000)) / 1000
+        patience = patience_of(self._connection)
         first = True
 
         def ask() -> T:
@@ -123,7 +124,7 @@ class History:
 
     def _read(self, consumer: Consumer, offset: int) -> tuple[int, set[str]]:
         topic, index = self._where.topic, self._where.partition
-        low, high = span(consumer, topic, index)
+        low, high = span(consumer, topic, index, patience_of(self._connection))
         if not low <= offset <= high:
             span_text = f"wrote up to {offset}, and the broker holds {low} to {high}"
             log.warning("%s[%s]: %s; ids are read from %s", topic, index, span_text, low)

@@ -18,10 +18,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from confluent_kafka import KafkaError as Code
 from confluent_kafka import KafkaException, Message, Producer
 
-from streamrank.edges.kafka_client import (
-    PATIENCE,
-    Broker,
-)
+from streamrank.edges.kafka_client import PATIENCE, Broker, patience_of
 from streamrank.edges.kafka_connection import (
     ID_HEADER,
     Outgoing,
@@ -40,6 +37,8 @@ REMEMBER = 3600.0
 """Seconds after a restart within which what was done before the crash has come again."""
 LARGEST = 64 * 2**20
 """Bytes of a record that the producer lets through; the topic's own limit decides."""
+MOST_WAITING = 2 * LARGEST
+"""Bytes of records that wait for a broker that is away: with more of them the flow waits too."""
 
 
 class KafkaSink(FixedPartitionedSink[Outgoing, Written]):
@@ -66,10 +65,11 @@ class KafkaSink(FixedPartitionedSink[Outgoing, Written]):
         """Return one key per partition; sorted, they are in the partitions' order.
 
         Raises:
-            BrokerUnreachable: Nobody answers.
+            BrokerUnreachable: Nobody answers for as long as a delivery may take.
             TopicMissing: The topic is not on the broker.
         """
         broker, _ = self._clients()
+        broker.wait(patience_of(self._connection))
         count = broker.partitions([self._topic])[self._topic]
         return [f"{self._topic}[{index:06d}]" for index in range(count)]
 
@@ -92,7 +92,11 @@ class KafkaSink(FixedPartitionedSink[Outgoing, Written]):
         # For each worker thread its own: a producer's reports then come in that thread alone.
         clients: tuple[Broker, Producer] | None = getattr(self._workers, "clients", None)
         if clients is None:
-            settings = {"enable.idempotence": True, "linger.ms": 0, "message.max.bytes": LARGEST}
+            limits = {
+                "message.max.bytes": LARGEST,
+                "queue.buffering.max.kbytes": MOST_WAITING >> 10,
+            }
+            settings = {"enable.idempotence": True, "linger.ms": 0, **limits}
             producer = Producer(settings | for_producer(self._connection))
             clients = self._workers.clients = Broker(self._connection), producer
         return clients
@@ -121,7 +125,7 @@ class _Partition(StatefulSinkPartition[Outgoing, Written]):
         self._forget = time.monotonic() + REMEMBER
         self._snapshots = 0
         self._open = 0
-        self._failed: Code | None = None
+        self._failed: DeliveryFailed | None = None
         self._large: list[Outgoing] = []
 
     def write_batch(self, values: list[Outgoing]) -> None:
@@ -151,7 +155,7 @@ class _Partition(StatefulSinkPartition[Outgoing, Written]):
                 self._raise_failed()
             except KafkaException as error:
                 if not self._is_too_large(error.args[0]):
-                    raise self._failure(error.args[0]) from error
+                    raise self._failure(error.args[0].str()) from error
                 return self._set_aside(record)
             else:
                 self._open += 1
@@ -160,11 +164,20 @@ class _Partition(StatefulSinkPartition[Outgoing, Written]):
     def _delivered(self, record: Outgoing, error: Code | None, message: Message) -> None:
         self._open -= 1
         if error is None:
-            self._end = max(self._end, (message.offset() or 0) + 1)
+            self._landed(message.offset() or 0)
         elif self._is_too_large(error):
             self._large.append(record)
         else:
-            self._failed = self._failed or error
+            self._failed = self._failed or self._failure(error.str())
+
+    def _landed(self, offset: int) -> None:
+        # Whoever makes a topic by writing to it makes it as the broker likes, with other settings.
+        if offset < self._end:
+            self._failed = self._failed or self._failure(
+                f"it was deleted and is new, with {offset} for {self._end} as the next offset "
+                "(`streamrank topics check`)"
+            )
+        self._end = offset + 1
 
     # --- what is too large ----------------------------------------------------------------
 
@@ -196,22 +209,23 @@ class _Partition(StatefulSinkPartition[Outgoing, Written]):
 
     def _told(self, error: Code | None, message: Message) -> None:
         self._open -= 1
-        self._failed = self._failed or error
+        if error is not None:
+            self._failed = self._failed or self._failure(error.str())
 
     def _settle(self) -> None:
         while self._open and self._failed is None:
             self._producer.flush(1.0)
         self._raise_failed()
 
-    def _failure(self, error: Code) -> DeliveryFailed:
+    def _failure(self, why: str) -> DeliveryFailed:
         return DeliveryFailed(
-            f"{self._topic}[{self._index}]: the broker did not take a record: {error.str()}; "
+            f"{self._topic}[{self._index}]: the broker did not take a record: {why}; "
             "the flow must be started again and works from its last snapshot on"
         )
 
     def _raise_failed(self) -> None:
         if self._failed is not None:
-            raise self._failure(self._failed)
+            raise self._failed
 
     def snapshot(self) -> Written:
         self._settle()

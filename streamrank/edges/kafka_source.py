@@ -1,8 +1,10 @@
 """A Bytewax source that reads topics from where its snapshot says, and never from elsewhere.
 
 Bytewax asks each partition of a worker in turn, a thousand times a second while nothing comes.
-All of them share one consumer, and the first that is asked in a sweep polls it for all without
-waiting: an idle partition costs a look into an empty list.
+All of them share one consumer, and the first that is asked in a sweep polls it for all: an idle
+partition costs a look into an empty list.  That one poll waits for a record, a millisecond at
+most, so that Bytewax need not: by the clock of the wall it would stand still when that is set
+back.
 """
 
 from __future__ import annotations
@@ -10,24 +12,27 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Literal
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Code
 
 from streamrank.edges.kafka_client import (
     BATCH,
     PATIENCE,
+    STOPPING,
     Broker,
     as_incoming,
+    deleted,
     failed,
     gone,
     note,
     noted,
+    patience_of,
     span,
 )
 from streamrank.edges.kafka_connection import (
@@ -36,17 +41,19 @@ from streamrank.edges.kafka_connection import (
     address,
     for_consumer,
 )
-from streamrank.edges.kafka_errors import BrokerUnreachable
+from streamrank.edges.kafka_errors import BrokerUnreachable, PartitionsAdded
 
 log = logging.getLogger(__name__)
-STOPPING = threading.Event()
-"""Once set, every source of this process ends, and its flow drains."""
 ACCEPTING_GAPS = threading.Event()
 """Once set, a source begins where the broker's records do if those before are gone, and says so."""
 MOST_HELD = 8 * BATCH
 """Records held for partitions that Bytewax lets wait for the end of an epoch."""
 SWEEP = 0.0005
 """Seconds within which a poll that found nothing stands for all partitions of a worker."""
+WAIT = 0.001
+"""Seconds that a poll waits for a record."""
+AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
+"""When a partition wants to be asked again: that is past on every clock."""
 BEGIN = "begin"
 """Noted beside a committed offset at which a group began and no snapshot was completed yet."""
 Where = tuple[str, int]
@@ -67,6 +74,7 @@ class KafkaSource(FixedPartitionedSource[Incoming, int]):
         group: Whose progress this is.
         start: Where a new group begins.
         fetch_wait: How long a broker may hold back an answer that has no record.
+        look: How often the topics are looked at for partitions that were added.
     """
 
     def __init__(
@@ -77,24 +85,29 @@ class KafkaSource(FixedPartitionedSource[Incoming, int]):
         group: str,
         start: Start = "earliest",
         fetch_wait: timedelta = timedelta(milliseconds=50),
+        look: timedelta = timedelta(seconds=30),
     ) -> None:
         wait = max(1, round(fetch_wait.total_seconds() * 1000))
         self._connection = connection
         self._topics = tuple(topics)
         self._start: Start = start
         self._consumer = for_consumer(connection, group, wait) | {"on_commit": _committed}
-        self._patience = int(connection.get("message.timeout.ms", 120_000)) / 1000
+        self._patience = patience_of(connection)
+        self._look = look.total_seconds()
+        self._counts: dict[str, int] = {}
         self._workers = threading.local()
 
     def list_parts(self) -> list[str]:
-        """Return one key per partition, like `events[3]`.
+        """Return one key per partition, like `events[3]`; a broker may be coming up.
 
         Raises:
-            BrokerUnreachable: Nobody answers.
+            BrokerUnreachable: Nobody answers for as long as a delivery may take.
             TopicMissing: A topic is not on the broker.
         """
-        counts = Broker(self._connection).partitions(self._topics)
-        return [f"{topic}[{index}]" for topic, count in counts.items() for index in range(count)]
+        broker = Broker(self._connection)
+        broker.wait(self._patience)
+        self._counts = found = broker.partitions(self._topics)
+        return [f"{topic}[{index}]" for topic, count in found.items() for index in range(count)]
 
     def build_part(
         self, step_id: str, for_part: str, resume_state: int | None
@@ -108,7 +121,8 @@ class KafkaSource(FixedPartitionedSource[Incoming, int]):
         where = topic, int(index)
         feed: _Feed | None = getattr(self._workers, "feed", None)
         if feed is None or where in feed.waiting or feed.closed:
-            feed = self._workers.feed = _Feed(self._consumer, self._patience)
+            watch = _Watch(self._counts, self._look)
+            feed = self._workers.feed = _Feed(self._consumer, self._patience, watch)
         feed.open(where, resume_state, self._start)
         return _Partition(feed, where)
 
@@ -125,15 +139,55 @@ def _down(outage: list[float], error: Code) -> None:
     log.warning("kafka: %s", error.str())
 
 
+class _Watch:
+    """Looks now and then whether the topics are as they were when the flow started.
+
+    Args:
+        counts: How many partitions each had.
+        every: Seconds.
+    """
+
+    def __init__(self, counts: dict[str, int], every: float) -> None:
+        self._counts = counts
+        self._every = every
+        self._due = time.monotonic() + every
+
+    def look(self, consumer: Consumer, now: float) -> None:
+        """Ask the broker, if it is time to.
+
+        Raises:
+            TopicMissing: A topic was deleted.
+            PartitionsAdded: One has partitions that nobody reads.
+        """
+        if now < self._due:
+            return
+        self._due = now + self._every
+        for topic, count in self._counts.items():
+            try:
+                found = consumer.list_topics(topic, timeout=PATIENCE / 5).topics[topic]
+            except KafkaException:
+                return  # away: see `_ask`
+            there = len(found.partitions)
+            if there > count:
+                raise PartitionsAdded(
+                    f"{topic} must keep its {count} partitions while a flow reads it, and has "
+                    f"{there}: start the flow again, and it reads the others from their beginning"
+                )
+            if found.error is not None and found.error.code() == Code.UNKNOWN_TOPIC_OR_PART:
+                raise deleted(topic)
+
+
 class _Feed:
     """The consumer of one worker thread, and what it holds for each partition.
 
     Args:
         settings: Of the consumer.
         patience: Seconds that no broker may answer.
+        watch: What looks after the topics.
     """
 
-    def __init__(self, settings: dict[str, Any], patience: float) -> None:
+    def __init__(self, settings: dict[str, Any], patience: float, watch: _Watch) -> None:
+        self._watch = watch
         # The callback must not hold this object: see `kafka_client.Broker`.
         self._outage: list[float] = []
         self._address = address(settings)
@@ -152,7 +206,7 @@ class _Feed:
     # --- where to begin -------------------------------------------------------------------
 
     def open(self, where: Where, saved: int | None, start: Start) -> None:
-        low, high = span(self.consumer, *where)
+        low, high = span(self.consumer, *where, self._patience)
         offset = self._begin(where, start, low, high) if saved is None else saved
         if not low <= offset <= high:
             offset = self._over_the_gap(where, offset, low, high)
@@ -171,14 +225,15 @@ class _Feed:
 
     def _begin(self, where: Where, start: Start, low: int, high: int) -> int:
         topic, index = where
-        known = noted(self.consumer, [TopicPartition(topic, other) for other in range(index + 1)])
+        places = [TopicPartition(topic, other) for other in range(index + 1)]
+        known = noted(self.consumer, places, self._patience)
         if known[index].offset >= 0:
             log.info("%s[%s]: no snapshot, on from %s", topic, index, known[index].offset)
             return known[index].offset
         # A partition that was added to a topic the group reads: all of it is new.
         added = any(one.offset >= 0 and one.metadata != BEGIN for one in known)
         offset = high if start == "latest" and not added else low
-        note(self.consumer, TopicPartition(topic, index, offset, BEGIN))
+        note(self.consumer, TopicPartition(topic, index, offset, BEGIN), self._patience)
         return offset
 
     # --- reading --------------------------------------------------------------------------
@@ -201,18 +256,26 @@ class _Feed:
         now = time.monotonic()
         if now - self._looked < SWEEP:
             return
+        self._prepare(now)
+        first = self.consumer.poll(WAIT)
+        if first is None:
+            self._looked = time.monotonic()
+            if self._outage and now - self._outage[0] > self._patience:
+                self._ask()
+            return
+        self._outage.clear()
+        self._keep((first, *self.consumer.consume(BATCH, 0)))
+
+    def _prepare(self, now: float) -> None:
         if self._opened:
             self.consumer.incremental_assign(self._opened)
             self._opened = []
         if self._complete:
             self._commit()
-        messages = self.consumer.consume(BATCH, 0)
-        if not messages:
-            self._looked = now
-            if self._outage and now - self._outage[0] > self._patience:
-                self._ask()
-            return
-        self._outage.clear()
+        if not self._outage:
+            self._watch.look(self.consumer, now)
+
+    def _keep(self, messages: Iterable[Message]) -> None:
         received = time.time() * 1000
         waiting = self.waiting
         for message in messages:
@@ -276,6 +339,9 @@ class _Partition(StatefulSourcePartition[Incoming, int]):
         if STOPPING.is_set():
             raise StopIteration
         return self._feed.take(self._where)
+
+    def next_awake(self) -> datetime:
+        return AT_ONCE
 
     def snapshot(self) -> int:
         return self._feed.snapshot(self._where)

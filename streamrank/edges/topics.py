@@ -86,6 +86,28 @@ def reach(settings: Settings, secrets: Secrets) -> str:
     return f"{len(found.brokers)} broker(s): {brokers}"
 
 
+def ready(settings: Settings, secrets: Secrets) -> list[str]:
+    """Wait for a broker that is coming up, as long as a delivery may take.
+
+    Returns:
+        A line for each topic with another number of partitions than the settings want. A flow
+        works all the same: it reads all that there are.
+
+    Raises:
+        BrokerUnreachable: Nobody answers in time.
+    """
+    broker = Broker(connection(settings.kafka, secrets))
+    broker.wait(settings.kafka.delivery_timeout.total_seconds())
+    if broker.embedded():  # it makes topics as it likes
+        return []
+    there = broker.topics()
+    return [
+        f"{spec.name} has {there[spec.name]} partitions, wanted {spec.partitions}"
+        for spec in wanted(settings)
+        if there.get(spec.name, spec.partitions) != spec.partitions
+    ]
+
+
 def create(settings: Settings, secrets: Secrets) -> list[str]:
     """Create the topics that are missing, and leave the others as they are.
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import bytewax.operators as op
@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from streamrank.edges.broker import EmbeddedBroker
 from streamrank.edges.kafka import (
     STOPPING,
+    Broker,
     BrokerUnreachable,
     ConnectionIncomplete,
     DeliveryFailed,
@@ -270,16 +271,37 @@ def test_a_missing_topic_is_an_error_that_names_it(embedded: Topics) -> None:
         Reader(embedded.connection, ["nowhere"])
 
 
-def test_no_broker_is_a_clear_error_within_seconds() -> None:
+def test_a_broker_that_does_not_come_in_time_is_a_clear_error() -> None:
     where = f"127.0.0.1:{free_port()}"
+    there: dict[str, str | int] = {"bootstrap.servers": where, "message.timeout.ms": 100}
     begun = time.monotonic()
     with pytest.raises(BrokerUnreachable, match=f"no Kafka broker answers at {where}.*refused"):
-        KafkaSource({"bootstrap.servers": where}, ["t"], group="g").list_parts()
+        KafkaSource(there, ["t"], group="g").list_parts()
     assert time.monotonic() - begun < 10
 
 
+def test_who_waits_for_a_broker_does_not_wait_on_when_told_to_stop(stopping: Stop) -> None:
+    stopping()
+    begun = time.monotonic()
+    with pytest.raises(BrokerUnreachable):
+        Broker({"bootstrap.servers": f"127.0.0.1:{free_port()}"}).wait(60.0)
+    assert time.monotonic() - begun < 10
+
+
+def test_a_partition_is_due_whatever_the_clock_says(embedded: Topics) -> None:
+    """Set back by an hour, Bytewax's clock would not be where a partition wants to be asked."""
+    topic = embedded.new()
+    part = source(embedded, topic).build_part("flow.in", f"{topic}[0]", None)
+    assert list(part.next_batch()) == []
+    awake = part.next_awake()
+    assert awake is not None
+    assert awake < datetime(2000, 1, 1, tzinfo=UTC)
+    part.close()
+
+
 def test_a_flow_without_a_broker_ends_with_that_error() -> None:
-    where = {"bootstrap.servers": f"127.0.0.1:{free_port()}"}
+    address = f"127.0.0.1:{free_port()}"
+    where: dict[str, str | int] = {"bootstrap.servers": address, "message.timeout.ms": 100}
     flow = passing(KafkaSource(where, ["t"], group="g"), KafkaSink(where, "t"))
     with pytest.raises(BytewaxRuntimeError) as caught:
         run_main(flow)

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +20,7 @@ from bytewax.dataflow import Dataflow
 from bytewax.recovery import init_db_dir
 from bytewax.testing import run_main
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewPartitions
 
 from streamrank.edges.kafka import (
     ACCEPTING_GAPS,
@@ -32,6 +32,7 @@ from streamrank.edges.kafka import (
     KafkaSource,
     OffsetGone,
     Outgoing,
+    PartitionsAdded,
     Reader,
     TopicMissing,
 )
@@ -225,6 +226,56 @@ def test_a_topic_that_shrank_below_the_snapshot_stops_the_flow_loudly(topics: To
     read = KafkaSource(topics.connection, [topic], group=f"{topic}-group")
     with pytest.raises(OffsetGone, match="never were in this topic"):
         read.build_part("flow.in", f"{topic}[0]", 1000)
+
+
+def polled(topics: Topics, topic: str) -> Callable[[], bool]:
+    """Return what asks a source of a topic for records, and looks at the topic all the time."""
+    look = timedelta(milliseconds=50)
+    read = KafkaSource(topics.connection, [topic], group=f"{topic}-group", look=look)
+    parts = [read.build_part("flow.in", where, None) for where in read.list_parts()]
+    return lambda: any(list(part.next_batch()) for part in parts)
+
+
+def test_partitions_that_a_topic_gains_stop_the_flow_which_then_reads_them(topics: Topics) -> None:
+    topic = topics.new(partitions=1)
+    something = polled(topics, topic)
+    assert not something()
+    client = AdminClient({"bootstrap.servers": topics.bootstrap})
+    client.create_partitions([NewPartitions(topic, 3)])[topic].result(20)
+    with pytest.raises(
+        PartitionsAdded, match=f"{topic} must keep its 1 partitions.*and has 3: start the flow"
+    ):
+        until(something, 20, "an end")
+    topics.write(topic, [b"1"], partition=2)
+    until(polled(topics, topic), 20, "a record of the new partition")
+
+
+def test_a_topic_that_is_deleted_under_a_running_flow_stops_it_and_is_named(
+    topics: Topics,
+) -> None:
+    topic, target = topics.new(partitions=1), topics.new("out", partitions=1)
+    something = polled(topics, topic)
+    sink = KafkaSink(topics.connection | {"message.timeout.ms": 2000}, target)
+    part = sink.build_part("flow.out", sink.list_parts()[0], None)
+    part.write_batch([Outgoing("k", b"taken")])
+    part.snapshot()
+    assert not something()
+    client = AdminClient({"bootstrap.servers": topics.bootstrap})
+    for deletion in client.delete_topics([topic, target]).values():
+        deletion.result(20)
+    with pytest.raises(TopicMissing, match=f"{topic} must stay while a flow reads it"):
+        until(something, 20, "an end")
+
+    def written() -> bool:
+        """The broker makes the topic once more, since somebody writes to it."""
+        part.write_batch([Outgoing("k", b"lost")])
+        part.snapshot()
+        return False
+
+    with pytest.raises(
+        DeliveryFailed, match=rf"{target}\[0\]: .*it was deleted and is new, with 0 for 1"
+    ):
+        until(written, 20, "an end")
 
 
 def test_asking_for_a_missing_topic_does_not_make_it(topics: Topics) -> None:

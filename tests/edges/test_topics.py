@@ -98,6 +98,7 @@ def test_the_check_names_every_difference(kafka_bootstrap: str, topics: Topics) 
         f"{served} has retention.ms 1000, wanted 21600000",
         f"{models} has cleanup.policy delete, wanted compact",
     ]
+    assert edge.ready(known, Secrets()) == [f"{events} has 6 partitions, wanted 4"]
 
 
 @pytest.mark.integration
