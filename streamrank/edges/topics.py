@@ -191,7 +191,8 @@ def check(settings: Settings, secrets: Secrets) -> list[str]:
             problems.append(f"{spec.name} is missing")
     configs = _configs(broker, [spec.name for spec in there]) if there else {}
     for spec in there:
-        problems += _differences(spec, configs[spec.name])
+        known = configs[spec.name]
+        problems += [f"{spec.name} is missing"] if known is None else _differences(spec, known)
     return problems
 
 
@@ -205,12 +206,18 @@ def _shape(spec: TopicSpec, found: TopicMetadata) -> Iterator[str]:
         yield f"{spec.name} has replication {shown}, wanted {spec.replication}"
 
 
-def _configs(broker: Broker, names: list[str]) -> dict[str, Mapping[str, str]]:
+def _configs(broker: Broker, names: list[str]) -> dict[str, Mapping[str, str] | None]:
+    """Return the settings of topics, `None` of one that was deleted a moment ago."""
     asked = [ConfigResource(ResourceType.TOPIC, name) for name in names]
     answers = broker.client.describe_configs(asked)
 
-    def values(answer: Future[Mapping[str, ConfigEntry]]) -> dict[str, str]:
-        return {key: str(entry.value) for key, entry in answer.result(2 * PATIENCE).items()}
+    def values(answer: Future[Mapping[str, ConfigEntry]]) -> dict[str, str] | None:
+        try:
+            return {key: str(entry.value) for key, entry in answer.result(2 * PATIENCE).items()}
+        except KafkaException as error:
+            if error.args[0].code() == Code.UNKNOWN_TOPIC_OR_PART:
+                return None
+            raise
 
     found = broker.ask(lambda: {res.name: values(answer) for res, answer in answers.items()})
     return dict(found)
