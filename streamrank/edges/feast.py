@@ -8,6 +8,8 @@ for each of its counts.  `tests/benchmarks/feast.py` compares the ways in one ru
 
 What Feast leaves open is closed here:
 
+- It makes five objects for a row, and a row is two questions to SQLite: vectors go in as bytes, by
+  one (`edges.feast_vectors`).
 - Its SQLite store keeps whole seconds and lets an older row replace a newer one: the time is a
   column of its own, in microseconds, and what is not newer is not written.
 - It hands out values however old: readers go through `fresh`.
@@ -17,6 +19,7 @@ What Feast leaves open is closed here:
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +37,7 @@ from redis.exceptions import ConnectionError as RedisUnreachable
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from streamrank.edges import repository, tables
+from streamrank.edges.feast_vectors import Vectors
 from streamrank.edges.offline import OfflineLog, utc_now
 from streamrank.edges.store import (
     Row,
@@ -50,6 +54,7 @@ from streamrank.edges.tables import Cell, Table, Type
 from streamrank.edges.views import define
 from streamrank.settings import Secrets, Settings
 
+log = logging.getLogger(__name__)
 BATCH = 1_000
 """How many rows go to the online store at once; SQLite takes 32,766 keys in one question."""
 
@@ -70,6 +75,7 @@ class FeastStore:
         root: What a relative `store.path` is relative to.
         wait: Within what Redis must answer.
         now: The clock.
+        patient: Whether Redis may be away while the store is opened.
 
     Raises:
         StoreUnreachable: The store does not answer.
@@ -84,6 +90,7 @@ class FeastStore:
         root: Path = Path(),
         wait: timedelta = repository.WAIT,
         now: Callable[[], datetime] = utc_now,
+        patient: bool = False,
     ) -> None:
         schema = settings.feature_schema()
         path = repository.store_path(settings, root)
@@ -106,15 +113,24 @@ class FeastStore:
                 feast.apply(defined.objects())
             self._provider = feast.provider
             self._log = OfflineLog(path, self._tables, now=now)
-        self.rows("popular", ["all"])  # what does not work should not work from the start
+            self._vectors = None if redis else _vectors(path, settings.project, self._tables)
+        try:
+            self.rows("popular", ["all"])  # what does not work should not work from the start
+        except StoreUnreachable as error:
+            if not patient:
+                raise
+            log.warning("%s; begun without it", error)
 
     def write(self, rows: Sequence[Row]) -> None:
         """Keep these rows, each one replacing an older one of its view and key."""
         kept = [conform(row, self._kinds) for row in newest(rows)]
-        for view, table in self._tables.items():
-            for batch in _batches([row for row in kept if row.view == view]):
+        by_view: dict[View, list[Row]] = {}
+        for row in kept:
+            by_view.setdefault(row.view, []).append(row)
+        for view, rows in by_view.items():
+            if (table := self._tables.get(view)) is not None:
                 with self._mapped(), self._lock:
-                    self._put(table, batch)
+                    self._keep(table, rows)
         with self._mapped():
             self._log.append(kept)
 
@@ -141,6 +157,15 @@ class FeastStore:
     def close(self) -> None:
         """Write what is held back; the store is not used after this."""
         self.flush()
+        if self._vectors is not None:
+            self._vectors.close()
+
+    def _keep(self, table: Table, rows: Sequence[Row]) -> None:
+        if self._vectors is not None and table in self._vectors:
+            self._vectors.write(table, rows, self._now())
+            return
+        for batch in _batches(rows):
+            self._put(table, batch)
 
     def _put(self, table: Table, rows: Sequence[Row]) -> None:
         if not self._keeps_order:
@@ -179,6 +204,10 @@ class FeastStore:
             raise StoreUnreachable(f"{self._name} must answer: {error}") from error
         except (RedisError, sqlite3.Error, OSError) as error:
             raise StoreRefused(f"{self._name} must be usable: {error}") from error
+
+
+def _vectors(path: Path, project: str, known: Mapping[View, Table]) -> Vectors:
+    return Vectors(path / "online.db", project, [one for one in known.values() if not one.fields])
 
 
 def _batches(values: Sequence[T]) -> Iterator[Sequence[T]]:
