@@ -149,7 +149,9 @@ def features_flow(build: Callable[..., Dataflow]) -> Dataflow:
         _source(known, connection, "features", *topics),
         kafka.KafkaSink(connection, known.topic("dead-letters")),
         plan=plan_of(known),
-        store=PatientStore(feast_store()(known, secrets), known.kafka.delivery_timeout),
+        store=PatientStore(
+            feast_store()(known, secrets, patient=True), known.kafka.delivery_timeout
+        ),
         decoders=decoders_of(known, *topics),
         ttl=known.windows.ttl,
         flush=known.windows.flush,
@@ -163,7 +165,7 @@ def rank_flow(build: Callable[..., Dataflow]) -> Dataflow:
     connection = kafka.connection(known.kafka, secrets)
     topics, letters = ("events", "requests"), known.topic("dead-letters")
     store = CachedStore(
-        feast_store()(known, secrets, wait=known.rank.store_wait),
+        feast_store()(known, secrets, wait=known.rank.store_wait, patient=True),
         max_rows=known.rank.cache_rows,
         max_age=known.rank.cache_age,
     )
