@@ -18,11 +18,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Lock
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streamrank.edges.store import Row, View
-from streamrank.edges.tables import CREATED, EVENT_TIMESTAMP, Table, Type, cells
+from streamrank.edges.store import Row, Values, View
+from streamrank.edges.tables import CREATED, EVENT_TIMESTAMP, STAMP, Table, Type, cells
 
 _TYPES: Mapping[Type, pa.DataType] = {
     "number": pa.float64(),
@@ -82,12 +83,20 @@ def _carried(old: pa.Table, wanted: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=wanted)
 
 
+def _repeating(schema: pa.Schema) -> list[str]:
+    """Return the columns of words."""
+    words = [one.name for one in schema if pa.types.is_string(one.type)]
+    lists = [one.name for one in schema if one.type == _TYPES["texts"]]
+    return [*words, *(f"{name}.list.element" for name in lists)]
+
+
 def _put(path: Path, part: Path, table: pa.Table) -> None:
     """Let a part appear whole, or not at all."""
     aside = path / "offline" / ".writing"  # not beside the parts: Feast would read it there
     aside.mkdir(parents=True, exist_ok=True)
     draft = aside / f"{uuid.uuid4().hex}.parquet"
-    pq.write_table(table, draft)
+    # Of numbers that hardly repeat a dictionary costs twice the time, and saves nothing.
+    pq.write_table(table, draft, use_dictionary=_repeating(table.schema))
     draft.replace(part)
 
 
@@ -144,12 +153,14 @@ class OfflineLog:
                 self._write(self._now())
 
     def _write(self, now: datetime) -> None:
-        for view, table in self._tables.items():
-            waiting = [(row, created) for row, created in self._waiting if row.view == view]
-            if waiting:
-                name = f"{now:%Y%m%dT%H%M%S%f}-{self._worker}-{self._parts}.parquet"
-                _put(self._path, folder(self._path, table) / name, _as_table(table, waiting))
-                self._parts += 1
+        waiting: dict[View, list[tuple[Row, datetime]]] = {}
+        for one in self._waiting:
+            waiting.setdefault(one[0].view, []).append(one)
+        for view, rows in waiting.items():
+            table = self._tables[view]
+            name = f"{now:%Y%m%dT%H%M%S%f}-{self._worker}-{self._parts}.parquet"
+            _put(self._path, folder(self._path, table) / name, _as_table(table, rows))
+            self._parts += 1
         self._waiting.clear()
 
 
@@ -161,9 +172,20 @@ def _as_table(table: Table, waiting: Sequence[tuple[Row, datetime]]) -> pa.Table
 def _columns(
     table: Table, schema: pa.Schema, waiting: Sequence[tuple[Row, datetime]]
 ) -> Iterator[pa.Array]:
-    records = [cells(table, row) for row, _ in waiting]
+    stamps = np.array([row.stamp for row, _ in waiting], np.int64)
     yield pa.array([row.key for row, _ in waiting], pa.string())
-    yield pa.array([row.stamp for row, _ in waiting], pa.int64()).cast(_MOMENT)
+    yield pa.array(stamps).cast(_MOMENT)
     yield pa.array([created for _, created in waiting], _MOMENT)
+    if not table.fields:  # vectors stay arrays: there are many of them
+        columns = {STAMP: pa.array(stamps), "values": _lists([row.values for row, _ in waiting])}
+        yield from (columns[column.name] for column in list(schema)[3:])
+        return
+    records = [cells(table, row) for row, _ in waiting]
     for column in list(schema)[3:]:
         yield pa.array([record[column.name] for record in records], column.type)
+
+
+def _lists(vectors: Sequence[Values]) -> pa.Array:
+    found = [one for one in vectors if isinstance(one, np.ndarray)]
+    ends = np.cumsum([0, *map(len, found)], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(np.concatenate(found)))
