@@ -37,7 +37,7 @@ REMEMBER = 3600.0
 """Seconds after a restart within which what was done before the crash has come again."""
 LARGEST = 64 * 2**20
 """Bytes of a record that the producer lets through; the topic's own limit decides."""
-MOST_WAITING = 2 * LARGEST
+MOST_WAITING = 96 * 2**20
 """Bytes of records that wait for a broker that is away: with more of them the flow waits too."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import bytewax.operators as op
+import psutil
 import pytest
 from bytewax.dataflow import Dataflow
 from bytewax.recovery import init_db_dir
@@ -36,6 +38,7 @@ from streamrank.edges.kafka import (
     Reader,
     TopicMissing,
 )
+from streamrank.edges.kafka_sink import MOST_WAITING
 from tests.edges.copying import build
 from tests.services import ROOT, Kafka, Topics, until
 
@@ -108,8 +111,12 @@ def test_killed_again_and_again_a_flow_loses_and_doubles_nothing(
 
 
 def test_a_broker_that_goes_and_comes_back_costs_no_record(private_kafka: Kafka) -> None:
+    """And one that never comes back stops a sink and a source loudly."""
     topics = Topics(private_kafka.bootstrap)
     source, target = topics.new("in"), topics.new("out")
+    impatient = topics.connection | {"message.timeout.ms": 1000}
+    read = KafkaSource(impatient, [source], group=f"{source}-other")
+    sink = KafkaSink(impatient, target)
     with running(build(topics.bootstrap, source, target)):
         topics.write(source, numbers(0, 100), key="a")
         until(lambda: end_of(topics, target) == 100, 30, "first records")
@@ -119,20 +126,72 @@ def test_a_broker_that_goes_and_comes_back_costs_no_record(private_kafka: Kafka)
         until(lambda: end_of(topics, target) >= 200, 40, "later records")
     assert sorted(topics.values(target), key=int) == numbers(0, 200)
 
-
-def test_a_broker_that_stays_away_stops_the_sink_loudly(private_kafka: Kafka) -> None:
-    topics = Topics(private_kafka.bootstrap)
-    target = topics.new("out")
-    sink = KafkaSink(topics.connection | {"message.timeout.ms": 2000}, target)
     part = sink.build_part("flow.out", sink.list_parts()[0], None)
     part.write_batch([Outgoing("k", b"taken")])
     part.snapshot()
+    reading = [read.build_part("flow.in", place, None) for place in read.list_parts()]
+
+    def something() -> bool:
+        return any(list(one.next_batch()) for one in reading)
+
+    until(something, 20, "a record")
     private_kafka.stop(kill=True)
     part.write_batch([Outgoing("k", b"not taken")])
     begun = time.monotonic()
     with pytest.raises(DeliveryFailed, match=rf"{target}\[0\].*last snapshot"):
         part.snapshot()
     assert time.monotonic() - begun < 15
+    with pytest.raises(BrokerUnreachable, match=r"has answered at .* for 1 s"):
+        until(lambda: something() and False, 60, "an end")
+    for one in reading:
+        one.close()
+
+
+SIZE, COUNT = 200_000, 1_000
+"""Records of more bytes than may wait for a broker: 200 MB."""
+
+
+def test_while_a_broker_is_away_a_flow_holds_only_so_much_for_it_and_then_waits(
+    private_kafka: Kafka,
+) -> None:
+    topics = Topics(private_kafka.bootstrap)
+    target = topics.new("out", partitions=1)
+    sink = KafkaSink(topics.connection | {"message.timeout.ms": 120_000}, target)
+    part = sink.build_part("flow.out", sink.list_parts()[0], None)
+    part.write_batch([Outgoing("k", b"taken")])
+    part.snapshot()
+    written = [0]
+
+    def write() -> None:
+        for number in range(COUNT):
+            part.write_batch([Outgoing("k", number.to_bytes(4) * (SIZE // 4), str(number))])
+            written[0] = number + 1
+
+    assert private_kafka.process is not None
+    process = psutil.Process()
+    before = process.memory_info().rss
+    writer = threading.Thread(target=write)
+    private_kafka.process.send_signal(signal.SIGSTOP)
+    try:
+        writer.start()
+        until(lambda: stands(written), 60, "the flow waits")
+        waiting, held = written[0] * SIZE, process.memory_info().rss - before
+    finally:
+        private_kafka.process.send_signal(signal.SIGCONT)
+        writer.join(60)
+    assert MOST_WAITING // 2 < waiting <= MOST_WAITING + 2 * SIZE
+    assert held < 2.5 * MOST_WAITING  # each once here and once in librdkafka
+    assert part.snapshot()[0] == COUNT + 1
+    part.close()
+    found = [value[:4] for value in topics.values(target)]
+    assert found[1:] == [number.to_bytes(4) for number in range(COUNT)]
+
+
+def stands(count: list[int]) -> bool:
+    """Say whether a count, once it has begun, does not move for half a second."""
+    before = count[0]
+    threading.Event().wait(0.5)
+    return 0 < before == count[0]
 
 
 def test_records_deleted_by_retention_stop_the_flow_loudly(topics: Topics) -> None:
@@ -177,26 +236,6 @@ def test_a_gap_that_is_accepted_is_named_and_skipped(
     assert part.snapshot() == 60
     part.close()
     assert f"{topic}[0]: records 40 to 59 skipped, as accepted; on from 60" in caplog.text
-
-
-def test_a_source_whose_broker_stays_away_stops_loudly(private_kafka: Kafka) -> None:
-    topics = Topics(private_kafka.bootstrap)
-    topic = topics.new(partitions=1)
-    patience = {"message.timeout.ms": 1000}
-    read = KafkaSource(topics.connection | patience, [topic], group=f"{topic}-group")
-    part = read.build_part("flow.in", f"{topic}[0]", None)
-    topics.write(topic, [b"1"])
-    got: list[Incoming] = []
-
-    def something() -> bool:
-        got.extend(part.next_batch())
-        return bool(got)
-
-    until(something, 20, "a record")
-    private_kafka.stop(kill=True)
-    with pytest.raises(BrokerUnreachable, match=r"has answered at .* for 1 s"):
-        until(lambda: bool(list(part.next_batch())), 60, "an end")
-    part.close()
 
 
 def test_a_record_that_the_broker_finds_too_large_is_told_of_and_stops_nothing(

@@ -12,8 +12,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from bytewax.recovery import init_db_dir
 
-from streamrank import settings
+from streamrank import process
+from streamrank.edges import topics as edges
+from streamrank.settings import Secrets
 from tests.integration.test_flows_on_kafka import (
     STREAMRANK,
     Project,
@@ -22,7 +25,7 @@ from tests.integration.test_flows_on_kafka import (
     project,
     requests,
 )
-from tests.services import ROOT, Missing, Redis, until
+from tests.services import ROOT, Kafka, Missing, Redis, Topics, until
 
 __all__ = ["project"]
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -64,21 +67,20 @@ def test_a_stop_drains_within_seconds_and_a_second_signal_ends_at_once_without_l
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[Redis]:
+    """A Redis that is away until the test starts it."""
     try:
         redis = Redis(tmp_path)
     except Missing as missing:
         pytest.skip(str(missing))
-    redis.start()
     yield redis
     redis.stop(kill=True)
 
 
-def test_while_redis_hangs_lists_go_on_marked_degraded_and_later_they_are_not(
+def test_while_redis_is_away_or_hangs_lists_go_on_marked_degraded_and_later_they_are_not(
     project: Project, own_redis: Redis
 ) -> None:
-    project.known = settings.changed(project.known, {"store": {"redis": own_redis.address}})
-    (project.folder / "streamrank.toml").write_text(settings.to_toml(project.known))
-    assert own_redis.process is not None
+    """The flow starts without it, finds it, and loses it for a while."""
+    project.change(store={"redis": own_redis.address})
     number = [0]
 
     def asked() -> dict[str, object]:
@@ -92,16 +94,47 @@ def test_while_redis_hangs_lists_go_on_marked_degraded_and_later_they_are_not(
         return dict(found)
 
     with project.running(*RANK) as flow:
-        assert "degraded" not in asked()
+        without = [asked() for _ in range(2)]
+        own_redis.start()
+        until(lambda: "degraded" not in asked(), 20, "a list that misses nothing")
+        assert own_redis.process is not None
         own_redis.process.send_signal(signal.SIGSTOP)
         until(lambda: "degraded" in asked(), 20, "a list that says what it misses")
         hanging = [asked() for _ in range(3)]
         own_redis.process.send_signal(signal.SIGCONT)
         until(lambda: "degraded" not in asked(), 20, "a list that misses nothing")
         assert flow.poll() is None
-    assert all(one["degraded"] is True for one in hanging)
+    assert all(one["degraded"] is True for one in without + hanging)
     wait = project.known.rank.store_wait.total_seconds() * 1000
     assert all(float(str(one["latency_ms"])) < 2 * wait + 500 for one in hanging)
+
+
+def test_a_flow_waits_for_its_broker_to_come_and_stops_loudly_when_it_stays_away(
+    project: Project, private_kafka: Kafka
+) -> None:
+    project.change(
+        kafka={"bootstrap_servers": private_kafka.bootstrap, "delivery_timeout": "40s"},
+        store={"online": "sqlite"},
+    )
+    project.topics = Topics(private_kafka.bootstrap)
+    edges.create(project.known, Secrets())
+    project.send("requests", *requests(project, 0, 20))
+    private_kafka.stop()
+    log = project.folder / "rank.log"
+    with project.running(*RANK):
+        until(lambda: "waited for 40 s (kafka.delivery_timeout)" in log.read_text(), 60, "waits")
+        private_kafka.start()
+        until(lambda: len(answered(project)) == 20, 60, "every request is answered")
+    assert set(ranked(project).values()) == {1}
+    project.change(kafka={"delivery_timeout": "2s"})
+    with project.running(*RANK) as flow:
+        project.send("requests", *requests(project, 20, 1))
+        until(lambda: len(answered(project)) == 21, 60, "the flow runs")
+        private_kafka.stop(kill=True)
+        assert flow.wait(60) == 1
+    said = log.read_text()
+    assert "error: no Kafka broker has answered at" in said
+    assert "for 2 s (kafka.delivery_timeout); nothing is lost: start the flow again" in said
 
 
 SMALL = 150_000
@@ -132,16 +165,14 @@ def test_a_full_disk_under_the_snapshots_stops_the_flow_loudly_and_costs_no_requ
     assert set(ranked(project).values()) == {1}
 
 
-def test_a_damaged_snapshot_is_an_error_that_says_where_and_what_to_do(project: Project) -> None:
-    with project.running(*RANK) as flow:
-        project.send("requests", *requests(project, 0, 5))
-        until(lambda: len(answered(project)) == 5, 60, "answers")
-        flow.terminate()
-        flow.wait(30)
-    for part in (project.folder / "state" / "rank").glob("*.sqlite3"):
+def test_a_torn_snapshot_is_an_error_that_says_where_and_what_to_do(project: Project) -> None:
+    folder = project.folder / "state" / "rank"
+    folder.mkdir(parents=True)
+    init_db_dir(folder, process.STATE_PARTITIONS)
+    for part in folder.glob("*.sqlite3"):
         part.write_bytes(part.read_bytes()[:5000])
     with project.running(*RANK) as flow:
         assert flow.wait(60) == 1
     said = (project.folder / "rank.log").read_text()
-    assert f"error: the snapshots in {project.folder}/state/rank must be readable and" in said
+    assert f"error: the snapshots in {folder} must be readable and" in said
     assert "bring back a copy of the whole folder, or remove it" in said

@@ -21,6 +21,7 @@ import pytest
 
 from streamrank import deployment, settings
 from streamrank.edges import registry
+from streamrank.edges import topics as edges
 from streamrank.edges.feast import FeastStore
 from streamrank.features import inputs, windows
 from streamrank.features.inputs import features
@@ -45,9 +46,17 @@ class Project:
     now: int = field(default_factory=lambda: int(datetime.now(UTC).timestamp() * 1000))
 
     @property
+    def settings_file(self) -> Path:
+        return self.folder / "streamrank.toml"
+
+    @property
     def environment(self) -> dict[str, str]:
-        path = str(self.folder / "streamrank.toml")
+        path = str(self.settings_file)
         return os.environ | {settings.SETTINGS_VARIABLE: path, "OMP_NUM_THREADS": "1"}
+
+    def change(self, **tables: dict[str, Any]) -> None:
+        self.known = settings.changed(self.known, tables)
+        self.settings_file.write_text(settings.to_toml(self.known))
 
     @contextmanager
     def running(self, *command: str) -> Iterator[subprocess.Popen[bytes]]:
@@ -99,11 +108,9 @@ def project(topics: Topics, redis_address: str, tmp_path: Path) -> Project:
         },
     )
     (tmp_path / "streamrank.toml").write_text(settings.to_toml(known))
-    made = Project(tmp_path, topics, known)
-    command = [*STREAMRANK, "topics", "create"]
-    subprocess.run(command, cwd=ROOT, env=made.environment, check=True, capture_output=True)
+    edges.create(known, Secrets())
     publish_touched_first(known)
-    return made
+    return Project(tmp_path, topics, known)
 
 
 def publish_touched_first(known: Settings) -> None:

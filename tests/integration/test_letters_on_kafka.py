@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-import json
+import io
 import signal
 import subprocess
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from streamrank import letters_commands
 from tests.integration.test_flows_on_kafka import STREAMRANK, Project, project
 from tests.services import ROOT, until
 
 __all__ = ["project"]
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 LIMIT = "STREAMRANK_EVENTS__MAX_CANDIDATES"
+BECAUSE = "must hold at most"
 
 
-def letters(project: Project, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*STREAMRANK, "letters", *words],
-        cwd=ROOT,
-        env=project.environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def quiet() -> Console:
+    return Console(file=io.StringIO())
 
 
 def listed(project: Project) -> list[dict[str, Any]]:
-    done = letters(project, "list")
-    assert done.returncode == 0, done.stderr
-    return list(json.loads(done.stdout)["groups"])
+    found = letters_commands.listed(project.settings_file, None, console=quiet())
+    return list(found["groups"])
+
+
+def sent_back(project: Project) -> int:
+    found = letters_commands.replayed(project.settings_file, BECAUSE, None, console=quiet())
+    return int(found["sent"])
 
 
 def test_a_mended_letter_is_answered_and_one_still_bad_comes_back_once(
@@ -50,11 +49,18 @@ def test_a_mended_letter_is_answered_and_one_still_bad_comes_back_once(
     assert [(one["count"], one["waiting"]) for one in listed(project)] == [(2, 2)]
     monkeypatch.setenv(LIMIT, "4")
     with project.running(*STREAMRANK, "run", "rank"):
-        done = letters(project, "replay", "--reason", "must hold at most")
-        assert json.loads(done.stdout)["sent"] == 2
+        assert sent_back(project) == 2
         until(lambda: len(project.got("rankings")) == 1, 60, "the mended one is answered")
         until(lambda: _returned(project) == 1, 60, "the other comes back")
-        again = letters(project, "replay", "--reason", "must hold at most")
+    again = subprocess.run(
+        [*STREAMRANK, "letters", "replay", "--reason", BECAUSE],
+        cwd=ROOT,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert again.returncode == 1
     assert "came back after they were sent once, and are not sent again" in again.stderr
     [answer] = project.got("rankings")
