@@ -84,8 +84,8 @@ class _Shard(StatefulBatchLogic[V, W | list[Row], bytes], Generic[V, W, S]):
         emitted: list[W | list[Row]] = list(self.take(self.shelf, values, _milliseconds(now)))
         if self.shelf.waiting and not self.flush:
             emitted.append(self.shelf.flush())
-        elif self.shelf.waiting and self.due is None:
-            self.due = _next(now, self.flush)
+        elif self.shelf.waiting and (self.due is None or self.due > now + self.flush):
+            self.due = _next(now, self.flush)  # also where the clock was set back
         return emitted, StatefulBatchLogic.RETAIN
 
     def on_notify(self) -> tuple[Iterable[W | list[Row]], bool]:
