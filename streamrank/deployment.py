@@ -233,7 +233,8 @@ def learn_flow(build: Callable[..., Dataflow]) -> Dataflow:
     connection = kafka.connection(known.kafka, secrets)
     topics, letters = ("events", "requests", "served"), known.topic("dead-letters")
     plan, learn = plan_of(known), known.learn
-    announcer = Announcer(connection, known.topic("models"))
+    wait = known.kafka.delivery_timeout.total_seconds()
+    announcer = Announcer(connection, known.topic("models"), wait=wait)
     again = partial(
         registry.load, known.registry.path, known.model.name, features=plan.features, provider="cpu"
     )

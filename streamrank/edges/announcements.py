@@ -49,14 +49,15 @@ class Announcer:
     Args:
         connection: librdkafka's settings.
         topic: The full name of topic `models`.
+        wait: Seconds that a broker may take to come up.
 
     Raises:
         TopicMissing: The topic is not on the broker.
         BrokerUnreachable: Nobody answers.
     """
 
-    def __init__(self, connection: Settings, topic: str) -> None:
-        self._writer = Writer(connection, topic)
+    def __init__(self, connection: Settings, topic: str, *, wait: float = 0.0) -> None:
+        self._writer = Writer(connection, topic, wait=wait)
 
     def announce(self, name: str, version: str, digest: str, reason: str, at: datetime) -> None:
         """Tell everybody that a version serves, after the registry's pointer was moved to it.

@@ -20,14 +20,19 @@ class Writer:
         settings: The connection.
         topic: Where the records go.
         patience: Seconds that the broker gets to take a record.
+        wait: Seconds that it may take to come up.
 
     Raises:
         TopicMissing: The topic is not on the broker.
         BrokerUnreachable: Nobody answers.
     """
 
-    def __init__(self, settings: Settings, topic: str, patience: float = PATIENCE) -> None:
-        Broker(settings).partitions([topic])  # or a careless broker would make the topic
+    def __init__(
+        self, settings: Settings, topic: str, patience: float = PATIENCE, *, wait: float = 0.0
+    ) -> None:
+        broker = Broker(settings)
+        broker.wait(wait)
+        broker.partitions([topic])  # or a careless broker would make the topic
         self._topic, self._patience = topic, patience
         limits = {"message.timeout.ms": round(patience * 1000), "linger.ms": 0}
         self._producer = Producer(for_producer(settings) | {"enable.idempotence": True} | limits)

@@ -55,12 +55,7 @@ class Outcome:
     @property
     def good(self) -> bool:
         orderly = all(code == 0 for code, _ in self.exits.values())
-        return self.verdict.good and not self.stopped_for_nothing and orderly
-
-    @property
-    def stopped_for_nothing(self) -> list[str]:
-        """Return the ends that the absence of the broker during a start does not explain."""
-        return [one for one in self.stopped_by_themselves if "Connection refused" not in one]
+        return self.verdict.good and not self.stopped_by_themselves and orderly
 
     def report(self) -> dict[str, Any]:
         """Return the figures."""

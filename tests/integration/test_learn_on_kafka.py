@@ -1,4 +1,9 @@
-"""The learn flow as a process on Apache Kafka: what a kill at any moment costs."""
+"""The learn flow as a process on Apache Kafka: what a kill at any moment costs.
+
+    STREAMRANK_KILLS=20 pytest tests/integration/test_learn_on_kafka.py
+
+kills it twenty times; without the variable it is five times.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +35,7 @@ from tests.lists import example, query
 from tests.services import ROOT, Topics, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
-KILLS = 20
+KILLS = int(os.environ.get("STREAMRANK_KILLS", "5"))
 LISTS = 6
 """Lists between two kills."""
 
