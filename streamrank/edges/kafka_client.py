@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Code
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ClusterMetadata
 
 from streamrank.edges.kafka_connection import (
     LETTER_HEADER,
@@ -128,8 +128,7 @@ class Broker:
             try:
                 self.topics()
             except BrokerUnreachable as error:
-                refused = any(one.code() in _REFUSALS for one in self._reasons)
-                if refused or STOPPING.is_set() or time.monotonic() >= deadline:
+                if self._refused() or STOPPING.is_set() or time.monotonic() >= deadline:
                     raise
                 if not waited:
                     log.warning("%s; waited for %.0f s (kafka.delivery_timeout)", error, patience)
@@ -137,15 +136,38 @@ class Broker:
             else:
                 return
 
+    def metadata(self) -> ClusterMetadata:
+        """Return who is there, and which topics; creates none.
+
+        Raises:
+            BrokerUnreachable: No answer within five seconds, or nobody is let in.
+        """
+        found: ClusterMetadata = self.ask(self._listed)
+        return found
+
+    def _listed(self) -> ClusterMetadata:
+        # librdkafka tries for the whole time also where the password is wrong.
+        deadline, within = time.monotonic() + PATIENCE, PATIENCE / 20
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                return self._client.list_topics(timeout=min(within, max(left, 0.1)))
+            except KafkaException:
+                self._client.poll(0)
+                if left <= within or self._refused():
+                    raise
+                within *= 2
+
+    def _refused(self) -> bool:
+        return any(one.code() in _REFUSALS for one in self._reasons)
+
     def topics(self) -> dict[str, int]:
         """Return the topics and how many partitions each has; creates none."""
-        found = self.ask(lambda: self._client.list_topics(timeout=PATIENCE))
-        return {name: len(topic.partitions) for name, topic in found.topics.items()}
+        return {name: len(topic.partitions) for name, topic in self.metadata().topics.items()}
 
     def embedded(self) -> bool:
         """Return whether this is librdkafka's own broker, which knows few questions."""
-        found = self.ask(lambda: self._client.list_topics(timeout=PATIENCE))
-        return str(found.cluster_id).startswith("mockCluster")
+        return str(self.metadata().cluster_id).startswith("mockCluster")
 
     def learn(self) -> None:
         """Learn who leads what; a client that does not is refused after a broker's restart."""

@@ -81,7 +81,7 @@ def reach(settings: Settings, secrets: Secrets) -> str:
         BrokerUnreachable: None does, within seconds.
     """
     broker = Broker(connection(settings.kafka, secrets))
-    found = broker.ask(lambda: broker.client.list_topics(timeout=PATIENCE))
+    found = broker.metadata()
     brokers = ", ".join(f"{one.host}:{one.port}" for one in found.brokers.values())
     return f"{len(found.brokers)} broker(s): {brokers}"
 
@@ -180,7 +180,7 @@ def check(settings: Settings, secrets: Secrets) -> list[str]:
         BrokerUnreachable: Nobody answers.
     """
     broker = Broker(connection(settings.kafka, secrets))
-    found = broker.ask(lambda: broker.client.list_topics(timeout=PATIENCE)).topics
+    found = broker.metadata().topics
     problems: list[str] = []
     there = []
     for spec in wanted(settings):

@@ -111,7 +111,7 @@ def test_killed_again_and_again_a_flow_loses_and_doubles_nothing(
 
 
 def test_a_broker_that_goes_and_comes_back_costs_no_record(private_kafka: Kafka) -> None:
-    """And one that never comes back stops a sink and a source loudly."""
+    """One that is coming up is waited for; one that stays away stops a sink and a source."""
     topics = Topics(private_kafka.bootstrap)
     source, target = topics.new("in"), topics.new("out")
     impatient = topics.connection | {"message.timeout.ms": 1000}
@@ -145,6 +145,12 @@ def test_a_broker_that_goes_and_comes_back_costs_no_record(private_kafka: Kafka)
         until(lambda: something() and False, 60, "an end")
     for one in reading:
         one.close()
+
+    coming = threading.Thread(target=private_kafka.start)
+    coming.start()
+    patient = KafkaSource(topics.connection, [source], group=f"{source}-patient")
+    assert patient.list_parts() == [f"{source}[{index}]" for index in range(4)]
+    coming.join()
 
 
 SIZE, COUNT = 200_000, 1_000

@@ -159,7 +159,10 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     }
     known = settings.changed(Settings(), changes)
     (folder / "streamrank.toml").write_text(settings.to_toml(known))
-    yield Guarded(broker, folder, known)
+    made = Guarded(broker, folder, known)
+    created = made.streamrank("topics", "create")
+    assert created.returncode == 0, created.stderr
+    yield made
     broker.stop(kill=True)
 
 
@@ -168,8 +171,6 @@ def test_a_flow_behind_tls_and_scram_answers_and_shows_no_secret(
 ) -> None:
     monkeypatch.setenv("STREAMRANK_SASL_PASSWORD", USERS_WORD)
     monkeypatch.setenv("STREAMRANK_SSL_KEY_PASSWORD", KEYS_WORD)
-    created = guarded.streamrank("topics", "create")
-    assert created.returncode == 0, created.stderr
     connection = kafka.connection(guarded.known.kafka, Secrets())
     asked = {"event": "request", "id": "q1", "timestamp": 1541548939000, "user": "u"}
     bad = b'{"event":"request","id":""}'
@@ -205,7 +206,6 @@ def test_a_flow_behind_tls_and_scram_answers_and_shows_no_secret(
 
 
 def test_the_doctor_finds_all_well_and_says_which_secrets_there_are(guarded: Guarded) -> None:
-    guarded.streamrank("topics", "create")
     report = guarded.folder / "doctor.json"
     done = guarded.streamrank("doctor", "--report", str(report))
     found = json.loads(report.read_text())
