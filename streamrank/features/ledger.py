@@ -9,6 +9,9 @@ import msgspec
 from msgspec import Struct
 
 Verdict = Literal["new", "duplicate", "late"]
+MOST = 4_000
+"""Ids of a key that are remembered.  Of one that does more in the time that an event may be late,
+which is no person, the first ones are forgotten: else it would cost as much as all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,8 @@ def admit(ledger: Ledger, event_id: str, at: int, lateness: int) -> tuple[Ledger
     newest = max(ledger.newest, at)
     ids = {known: seen for known, seen in ledger.ids.items() if seen >= newest - lateness}
     ids[event_id] = at
+    if len(ids) > MOST:
+        del ids[next(iter(ids))]
     return Ledger(newest, ids), "new"
 
 
@@ -90,4 +95,6 @@ def enter(book: Book, event_id: str, at: int, lateness: int) -> Verdict:
             book.ids = ids = {known: when for known, when in ids.items() if when >= oldest}
             book.swept = at
     ids[event_id] = at
+    if len(ids) > MOST:
+        del ids[next(iter(ids))]
     return "new"

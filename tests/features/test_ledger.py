@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrank.features.ledger import Book, Ledger, admit, enter
+from streamrank.features.ledger import MOST, Book, Ledger, admit, enter
 
 events = st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 100)), max_size=40)
 
@@ -49,3 +49,13 @@ def test_what_is_remembered_in_place_is_little_more_than_the_lateness() -> None:
     for n in range(10_000):
         enter(book, f"e{n}", n, 100)
         assert len(book.ids) <= 127
+
+
+def test_of_a_key_that_never_rests_only_the_latest_ids_are_remembered() -> None:
+    """All of them at once: none is ever too old."""
+    first = {f"e{n}": 5_000 for n in range(MOST)}
+    ledger, book = Ledger(5_000, dict(first)), Book(5_000, 5_000, dict(first))
+    for n in range(MOST, MOST + 3):
+        ledger, verdict = admit(ledger, f"e{n}", 5_000, 1_000)
+        assert (verdict, enter(book, f"e{n}", 5_000, 1_000)) == ("new", "new")
+    assert list(ledger.ids) == list(book.ids) == [f"e{n}" for n in range(3, MOST + 3)]
