@@ -15,8 +15,9 @@ from streamrank.edges.store import Row, View
 from streamrank.errors import StreamRankError
 from streamrank.events import Interaction, Item, Ranking, Shown, User
 from streamrank.features import aggregate, shelved, windows
-from streamrank.features.aggregate import Change, Counting, Described, Person, Thing
+from streamrank.features.aggregate import Change, Counting, Described, Follow, Impact, Person, Thing
 from streamrank.features.ledger import Verdict
+from streamrank.features.transitions import Followers
 from streamrank.steps import Plan, Read
 
 E = TypeVar("E", Person, Thing)
@@ -96,7 +97,7 @@ class People:
 
     def take(self, reads: Iterable[Read], now: int) -> tuple[list[Change], list[Skipped]]:
         """Take events of users into their windows or fields, and say what they mean for items."""
-        get, rules, counted = self._kept.get, self._rules, self._counted
+        get, rules, counted, count = self._kept.get, self._rules, self._counted, aggregate.deed
         changes: list[Change] = []
         skipped: list[Skipped] = []
         for read in reads:
@@ -104,7 +105,7 @@ class People:
             if isinstance(event, (Interaction, Shown, Ranking)):
                 key = event.key
                 person = get(key, now)
-                verdict, found = aggregate.deed(rules, person, event)
+                verdict, found = count(rules, person, event)
                 if verdict == "new":
                     counted[key] = None
                     changes += found
@@ -162,20 +163,27 @@ class Things:
 
     def take(self, changes: Iterable[Change | Item], now: int) -> None:
         """Take in what deeds mean for items, and catalogue events."""
-        get, rules = self._kept.get, self._rules
-        counted, followed = self._counted, self._followed
+        get, rules, counted, followed = (
+            self._kept.get,
+            self._rules,
+            self._counted,
+            self._followed,
+        )
+        clock, half_life, add = rules.clock, rules.half_life, windows.add
         for change in changes:
             key = change.item
             thing = get(key, now)
-            if isinstance(change, Item):
-                if aggregate.describe(thing, change, self._kinds):
-                    self._described[key] = None
-                continue
-            aggregate.impact(rules, thing, change)
-            if isinstance(change, aggregate.Impact):
+            if isinstance(change, Impact):
+                add(clock, thing.counts, change.channel, change.at)
                 counted[key] = None
-            else:
+            elif isinstance(change, Follow):
+                followers = thing.followers
+                if followers is None:
+                    followers = thing.followers = Followers()
+                followers.add(change.next, change.weight, change.at, half_life)
                 followed[key] = None
+            elif aggregate.describe(thing, change, self._kinds):
+                self._described[key] = None
 
     def flush(self) -> list[Row]:
         """Return the newest row of each item and view that changed since the last time."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from streamrank import metrics
 from streamrank.edges.store import FeatureStore, Row
-from streamrank.events import DeadLetter, Item, Ranking
+from streamrank.events import DeadLetter, Interaction, Item, Ranking
 from streamrank.features import aggregate
 from streamrank.features.aggregate import Change, Popular
 from streamrank.shelves import People, Skipped, Things
@@ -50,11 +50,13 @@ def by_shard(found: Iterable[Read | DeadLetter]) -> list[Deeds | Changes | DeadL
     items: list[Change | Item] = []
     letters: list[DeadLetter] = []
     for one in found:
-        if isinstance(one, DeadLetter):
+        if not isinstance(one, Read):
             letters.append(one)
             continue
         event = one.event
-        if isinstance(event, Item):
+        if isinstance(event, Interaction):  # first: to ask a message what it is not takes long
+            deeds.setdefault(shard(event.key), []).append(one)
+        elif isinstance(event, Item):
             items.append(event)
         elif not is_of_the_same_list(event):
             deeds.setdefault(shard(event.key), []).append(one)
@@ -72,7 +74,11 @@ def regrouped(batch: Iterable[Changes]) -> list[Changes]:
     found: dict[str, list[Change | Item]] = {}
     for changes in batch:
         for change in changes.changes:
-            found.setdefault(shard(change.item), []).append(change)
+            name = shard(change.item)
+            if name in found:
+                found[name].append(change)
+            else:
+                found[name] = [change]
     return [Changes(name, changes) for name, changes in found.items()]
 
 

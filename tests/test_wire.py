@@ -1,4 +1,4 @@
-"""The fast reading of lists is never another reading: pydantic is the judge of both."""
+"""The fast reading of lists and deeds is never another reading: pydantic is the judge of both."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from streamrank import wire
-from streamrank.events import Incoming, Request, Shown, decode
+from streamrank.events import Incoming, Interaction, Request, Shown, decode
 
 AT = 1_700_000_000_000
-JUDGE: TypeAdapter[Request | Shown] = TypeAdapter(Incoming)
+Parts = dict[str, st.SearchStrategy[Any]]
+JUDGE: TypeAdapter[Any] = TypeAdapter(Incoming)
 numbers = st.integers() | st.floats() | st.integers(2**63, 2**70) | st.just(1e300)
 texts = st.text(max_size=5) | st.sampled_from(["", "x" * 600, "\x00", "é"])
 anything = st.recursive(
@@ -33,26 +34,32 @@ items = st.lists(
     ),
     max_size=3,
 )
-person = {
+person: Parts = {
     "id": names,
     "timestamp": st.just(AT) | st.just(float(AT)) | st.integers(AT // 2, AT * 2),
     "user": names,
     "items": items,
 }
-perhaps = {"session": st.none() | names, "tenant": st.none() | texts, "fields": fields}
-asked = {"k": st.none() | st.integers(1, 10_000)}
+perhaps: Parts = {"session": st.none() | names, "tenant": st.none() | texts, "fields": fields}
+asked: Parts = {"k": st.none() | st.integers(1, 10_000)}
 lists = st.fixed_dictionaries(
     person | {"event": st.just("request")}, optional=perhaps | asked
 ) | st.fixed_dictionaries(person | {"event": st.just("ranking")}, optional=perhaps)
+deeds: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {key: value for key, value in person.items() if key != "items"}
+    | {"event": st.just("interaction"), "type": names},
+    optional=perhaps | {"item": st.none() | names, "ranking": st.none() | names},
+)
 keys = st.sampled_from([*person, *perhaps, *asked, "event", "more"])
 parts = st.sampled_from(["id", "fields", "relevancy", "label", "more"])
 
 
-def judged(payload: bytes) -> Request | Shown | None:
+def judged(payload: bytes) -> Request | Shown | Interaction | None:
     try:
-        return JUDGE.validate_json(payload)
+        found: Request | Shown | Interaction = JUDGE.validate_json(payload)
     except ValidationError:
         return None
+    return found
 
 
 def agree(payload: bytes) -> bool:
@@ -68,6 +75,25 @@ def agree(payload: bytes) -> bool:
 @given(lists)
 def test_what_is_read_the_fast_way_is_what_pydantic_reads(record: dict[str, Any]) -> None:
     agree(json.dumps(record).encode())
+
+
+@given(deeds, keys | st.sampled_from(["type", "item", "ranking"]), anything)
+def test_so_it_is_for_deeds(record: dict[str, Any], key: str, value: object) -> None:
+    agree(json.dumps(record).encode())
+    agree(json.dumps(record | {key: value}).encode())
+
+
+def test_a_usual_deed_is_read_the_fast_way_and_written_as_ever() -> None:
+    record = {"event": "interaction", "id": "e", "timestamp": AT, "user": "u", "type": "click"}
+    payload = json.dumps(record | {"item": "i", "fields": {"price": 7}}).encode()
+    assert agree(payload)
+    found, known = decode(payload), JUDGE.validate_json(payload)
+    assert (found.encode(), hash(found.model_dump_json())) == (
+        known.encode(),
+        hash(known.model_dump_json()),
+    )
+    assert found.model_fields_set >= known.model_fields_set
+    assert found.model_copy() == known
 
 
 @given(lists, keys, parts, anything)

@@ -164,11 +164,13 @@ def _touched(
     if item is None:
         return []
     changes: list[Change] = [Impact(item, channel, at)]
-    if before[:1] == (item,):
-        return changes
-    others = tuple([one for one in before if one != item]) if item in before else before
-    changes += [Follow(one, item, 1 / n, at) for n, one in enumerate(others, 1)]
-    person.touched = (item, *others)[: transitions.FOLLOWED]
+    if item in before:
+        if before[0] == item:
+            return changes
+        before = tuple([one for one in before if one != item])
+    for place, one in enumerate(before, 1):
+        changes.append(Follow(one, item, 1 / place, at))
+    person.touched = (item, *before)[: transitions.FOLLOWED]
     return changes
 
 

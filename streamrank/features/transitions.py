@@ -10,8 +10,10 @@ References:
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -48,6 +50,7 @@ class Transitions:
     weights: Mapping[int, float] = field(default_factory=dict)
 
 
+@lru_cache(maxsize=1_000_000)
 def place(item: str) -> int:
     """Return where an item stands in `Transitions.weights`: 52 bits of its hash."""
     return hashed(item) >> _EXACT
@@ -102,9 +105,8 @@ class Followers(Struct, array_like=True, gc=False):
         self.total += added
         self.count += 1
         where, weights = place(item), self.weights
-        known = weights.get(where)
-        if known is not None:
-            weights[where] = known + added
+        if where in weights:
+            weights[where] += added
             return
         weights[where] = added
         if len(weights) > _MOST:
@@ -125,10 +127,8 @@ class Followers(Struct, array_like=True, gc=False):
     def packed(self, half_life: float) -> Array:
         """Return what is known by now as `pack` lays it out."""
         factor, weights = self._now(half_life), self._kept()
-        found = np.array([self.at, self.total, *weights, *weights.values()], np.float64)
-        found[1] *= factor
-        found[2 + len(weights) :] *= factor
-        return found
+        now = [weight * factor for weight in weights.values()]
+        return np.frombuffer(array("d", [self.at, self.total * factor, *weights, *now]))
 
     def _now(self, half_life: float) -> float:
         return float(2.0 ** ((self.mark - self.at) * 0.001 / half_life))

@@ -125,18 +125,18 @@ def add(clock: Clock, counts: array[float], channel: int, at: int) -> None:
         >>> packed(clock, [counts])
         array([[1.36e+07, 2.00e+00, 1.36e+07, 1.50e+00]])
     """
-    newest = counts[1]
-    if at > newest:
+    if at > counts[1]:
         counts[1] = at
         if at - counts[0] > clock.reach:
             _mark(clock, counts, at)
-    last = 2 + clock.channels + channel
-    counts[2 + channel] += 1.0
-    if at > counts[last]:
-        counts[last] = at
+    place = 2 + channel
+    counts[place] += 1.0
+    place += clock.channels
+    if at > counts[place]:
+        counts[place] = at
     elapsed = at - counts[0]
-    for place, rate in clock.places:
-        counts[place + channel] += 2.0 ** (elapsed * rate)
+    for begin, rate in clock.places:
+        counts[begin + channel] += 2.0 ** (elapsed * rate)
 
 
 def _mark(clock: Clock, counts: array[float], at: int) -> None:
