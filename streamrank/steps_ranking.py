@@ -6,11 +6,14 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import chain
 from typing import Literal, Protocol
 
 import numpy as np
 
 from streamrank import metrics
+from streamrank.edges import cached_items
+from streamrank.edges.cache import CachedStore
 from streamrank.edges.kafka import Outgoing
 from streamrank.edges.store import FeatureStore, View
 from streamrank.events import (
@@ -22,10 +25,11 @@ from streamrank.events import (
     Shown,
     Value,
 )
-from streamrank.features import inputs, state, windows
+from streamrank.features import inputs, items, state, windows
+from streamrank.features.history import told
 from streamrank.features.inputs import Array, Inputs, Query, Rows
+from streamrank.features.items import Items
 from streamrank.features.state import UserState
-from streamrank.features.view import recent
 from streamrank.ranking import rerank
 from streamrank.steps import Message, Plan, Read
 
@@ -104,15 +108,15 @@ def retrieve(plan: Plan, store: FeatureStore, queries: Sequence[Query]) -> list[
         return list(queries)
     newest = max(query.at for query in queries)
     found = store.read("popular", ["all"], newest)[0]
-    items = found.get("items") if isinstance(found, Mapping) else ()
-    known = items if isinstance(items, tuple) else ()
+    popular = found.get("items") if isinstance(found, Mapping) else ()
+    known = popular if isinstance(popular, tuple) else ()
     return [query if query.candidates else _filled(plan, query, known) for query in queries]
 
 
 def _filled(plan: Plan, query: Query, known: Iterable[object]) -> Query:
     touched = [step.item for step in reversed(query.state.steps) if step.item]
-    items = dict.fromkeys([*touched, *(str(item) for item in known)])
-    return replace(query, candidates=tuple(Candidate(id=i) for i in items)[: plan.popular])
+    found = dict.fromkeys([*touched, *(str(item) for item in known)])
+    return replace(query, candidates=tuple(Candidate(id=i) for i in found)[: plan.popular])
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,46 +132,60 @@ def enrich(plan: Plan, store: FeatureStore, queries: Sequence[Query]) -> list[En
     """Read what the store knows of a batch, once a view, and build the model's inputs."""
     if not queries:
         return []
-    at = max(query.at for query in queries)
-    items = list({candidate.id: None for query in queries for candidate in query.candidates})
+    at = max([query.at for query in queries])
+    ids = [candidate.id for query in queries for candidate in query.candidates]
+    known = _items(plan, store, ids, at)
     users = list({query.user: None for query in queries})
-    item_windows = _vectors(plan, store, "item_windows", items, at)
     user_windows = _vectors(plan, store, "user_windows", users, at)
-    touched = list({item: None for query in queries for item in recent(query.state)})
-    next_items = _transitions(store, touched, at)
-    item_fields = _mappings(store, "item_fields", items, at) if plan.schema.item else {}
     user_fields = _mappings(store, "user_fields", users, at) if plan.schema.user else {}
+    next_items = _transitions(plan, store, queries, at)
     lists: list[tuple[Query, Rows]] = []
+    end = 0
     for query in queries:
-        ids = [candidate.id for candidate in query.candidates]
+        start, end = end, end + len(query.candidates)
         rows = Rows(
             user_window=user_windows.get(query.user),
             user_fields=user_fields.get(query.user, {}),
-            item_windows=[item_windows.get(i) for i in ids],
-            item_fields=[item_fields.get(i, {}) for i in ids],
             next_items=next_items,
+            items=known.part(start, end),
         )
         lists.append((query, rows))
     built = inputs.build_all(plan.schema, lists)
     return [Enriched(query, one, store.degraded) for query, one in zip(queries, built, strict=True)]
 
 
+def _items(plan: Plan, store: FeatureStore, ids: Sequence[str], at: int) -> Items:
+    """Read windows and fields of items, as arrays."""
+    if isinstance(store, CachedStore):
+        return store.items(plan.schema, ids, at)
+    places = {item: place for place, item in enumerate(dict.fromkeys(ids))}
+    vectors = _vectors(plan, store, "item_windows", list(places), at)
+    fields = _mappings(store, "item_fields", list(places), at) if plan.schema.item else {}
+    found = items.encode(
+        plan.schema, list(places), list(map(vectors.get, places)), list(map(fields.get, places))
+    )
+    return found.take(np.array(list(map(places.__getitem__, ids)), np.int64))
+
+
 def _vectors(
     plan: Plan, store: FeatureStore, view: View, keys: Sequence[str], at: int
 ) -> dict[str, Array]:
     """Read windows; one of other horizons or channels than ours is as good as none."""
-    expected = windows.width(len(plan.schema.horizons), len(plan.schema.channels))
+    width = windows.width(len(plan.schema.horizons), len(plan.schema.channels))
     found: dict[str, Array] = {}
     for key, values in zip(keys, store.read(view, keys, at), strict=True):
-        if isinstance(values, np.ndarray) and len(values) == expected:
-            found[key] = values
-        elif values is not None:
-            log.warning("%s of %r was written under other settings: ignored", view, key)
+        own = None if values is None else cached_items.vector(view, key, values, width)
+        if own is not None:
+            found[key] = own
     return found
 
 
-def _transitions(store: FeatureStore, keys: Sequence[str], at: int) -> dict[str, Array]:
-    """Read what people touch after these items."""
+def _transitions(
+    plan: Plan, store: FeatureStore, queries: Sequence[Query], at: int
+) -> dict[str, Array]:
+    """Read what people touch after the items that were touched last."""
+    touched = [told(plan.schema, one.state.steps, one.session).recent for one in queries]
+    keys = list(dict.fromkeys(chain.from_iterable(touched)))
     read = zip(keys, store.read("item_next", keys, at) if keys else (), strict=True)
     return {key: values for key, values in read if isinstance(values, np.ndarray)}
 

@@ -2,16 +2,19 @@
 
 The README's list, the hash of a model's features and the order of the columns come from here.
 All of them are known before the list's own feedback.  Columns are of lists of one length side by
-side, (B, C).
+side, (B, C); a group writes its own into an array of zeros, as most of them are 0 for most
+candidates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
+from streamrank.features.same import Same
 from streamrank.features.schema import Schema
 from streamrank.features.view import Array, View
 from streamrank.features.views import Views
@@ -25,11 +28,16 @@ class Feature(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Features that are defined and computed together."""
+    """Features that are defined and computed together.
+
+    Attributes:
+        compute: Writes the columns into float32 zeros, (features, B, C), or (features, B) where
+            a list's candidates share them.
+    """
 
     name: str
     features: Callable[[Schema], list[Feature]]
-    compute: Callable[[Views], list[Array]]
+    compute: Callable[[Views, Array], None]
 
 
 def signed_log(values: Array) -> Array:
@@ -47,13 +55,21 @@ def ranks(values: Array) -> Array:
         [1.0, 3.0, 0.0, 1.0]
     """
     filled = np.where(np.isnan(values), np.inf, -values)
+    ordered = np.sort(filled, axis=-1)
+    if filled.size < _SIDE_BY_SIDE * filled.shape[-1]:
+        lists = zip(*(one.reshape(-1, filled.shape[-1]) for one in (ordered, filled)), strict=True)
+        found = [own.searchsorted(row) for own, row in lists]
+        return np.array(found, np.float64).reshape(values.shape)
     order = np.argsort(filled, axis=-1)
-    ordered = np.take_along_axis(filled, order, -1)
     first = np.zeros(values.shape)  # where the run of equal ones began
     first[..., 1:] = (ordered[..., 1:] != ordered[..., :-1]) * np.arange(1, values.shape[-1])
-    found = np.empty(values.shape)
-    np.put_along_axis(found, order, np.maximum.accumulate(first, axis=-1), -1)
-    return found
+    ranked = np.empty(values.shape)
+    np.put_along_axis(ranked, order, np.maximum.accumulate(first, axis=-1), -1)
+    return ranked
+
+
+_SIDE_BY_SIDE = 6
+"""Lists from which on it pays to rank them all at once."""
 
 
 def _nearness(distance: Array) -> Array:
@@ -75,8 +91,9 @@ def _list_features(schema: Schema) -> list[Feature]:
     ]
 
 
-def _list(views: Views) -> list[Array]:
-    return [views.place, views.place / views.size]
+def _list(views: Views, out: Array) -> None:
+    out[0] = views.place
+    out[1] = views.place / views.size
 
 
 # --- quantities -------------------------------------------------------------------------------
@@ -107,82 +124,108 @@ def _number_features(schema: Schema) -> list[Feature]:
     return [Feature(f"{n}.{key}", text) for n in schema.numbers for key, text in _NUMBER.items()]
 
 
-def _numbers(views: Views) -> list[Array]:
-    return [column for name in views.schema.numbers for column in _number(views, name)]
+def _numbers(views: Views, out: Array) -> None:
+    for n, name in enumerate(views.schema.numbers):
+        _number(views, name, out[n * len(_NUMBER) : (n + 1) * len(_NUMBER)])
 
 
-def _number(views: Views, name: str) -> list[Array]:
+_COLUMN = {key: place for place, key in enumerate(_NUMBER)}
+_OVER = ("over_least", "over_touched", "over_taste", "over_label_taste", "over_last")
+_OVER_COLUMNS = [_COLUMN[key] for key in (*_OVER, "over_labelled")]
+_AS_COLUMNS = [_COLUMN[key] for key in ("as_taste", "as_label_taste", "as_touched")]
+
+
+def _number(views: Views, name: str, out: Array) -> None:
     values = views.number(name)
     unknown = np.isnan(values)
     if unknown.all():
-        return [np.zeros(views.shape)] * (len(_NUMBER) - 1) + [np.ones(views.shape)]
+        out[_COLUMN["unknown"]] = 1
+        return
     logs = signed_log(values)
-    mean, spread, least = (column[:, None] for column in _moments(logs, unknown))
-    low, high = np.where(unknown, np.inf, values), np.where(unknown, -np.inf, values)
+    least, centred = _against_list(logs, unknown)
     rank = ranks(values) / views.size
-    before = np.full(views.shape, np.nan)
-    before[:, 1:] = logs[:, :-1]
-    taste = _tastes(views, name, np.asarray(~unknown.all(1)))
-    touched = tuple(axis[~unknown[views.cells]] for axis in views.cells)
-
-    def over(reference: Array) -> Array:
-        return _known(logs - reference[:, None])
-
-    def as_rank(reference: Array) -> Array:
-        return _known(_nearness(views.size * np.abs(rank - reference[:, None])))
-
-    return [
-        _known(logs),
-        _known((logs - mean) / spread),
-        rank,
-        _known(logs - least),
-        _known(logs - before),
-        values <= np.minimum.accumulate(low, axis=1),
-        values >= np.maximum.accumulate(high, axis=1),
-        _less_before(values) / np.maximum(1, views.place),
-        over(views.mean(touched[0], logs[touched])),
-        over(taste[0]),
-        over(taste[1]),
-        as_rank(taste[2]),
-        as_rank(taste[3]),
-        _known(logs - signed_log(views.before(name))),
-        over(views.chosen(logs, views.last)),
-        over(views.chosen(logs, views.labelled)),
-        as_rank(views.mean(touched[0], rank[touched])),
-        unknown,
-    ]
+    over, as_rank = _references(views, name, logs, rank, unknown)
+    columns = np.zeros((len(_NUMBER), *views.shape))
+    columns[_COLUMN["log"]] = logs
+    columns[_COLUMN["centred"]] = centred
+    columns[_COLUMN["rank"]] = rank
+    columns[_OVER_COLUMNS] = logs - np.array([least, *over])[:, :, None]
+    columns[_COLUMN["over_before"], :, 1:] = logs[:, 1:] - logs[:, :-1]
+    distance = np.abs(rank - np.array(as_rank)[:, :, None])
+    columns[_AS_COLUMNS] = _nearness(views.size * distance)
+    cells, before = views.before(name)
+    columns[_COLUMN["risen"], *cells] = logs[cells] - signed_log(before)
+    np.copyto(out, columns, "same_kind", where=np.isfinite(columns))
+    _so_far(values, unknown, out)
+    out[_COLUMN["less_before"]] = _less_before(rank, unknown) / np.maximum(1, views.place)
+    out[_COLUMN["unknown"]] = unknown
 
 
-def _moments(logs: Array, unknown: Array) -> tuple[Array, Array, Array]:
-    """Return mean, standard deviation (1 for 0) and minimum of what each list knows, (B,)."""
-    mean, spread, least = logs.mean(1), logs.std(1), logs.min(1)
+def _so_far(values: Array, unknown: Array, out: Array) -> None:
+    """Write where no candidate before has less, or more."""
+    low, high = np.where(unknown, np.inf, values), np.where(unknown, -np.inf, values)
+    out[_COLUMN["least_so_far"]] = values <= np.minimum.accumulate(low, axis=1)
+    out[_COLUMN["most_so_far"]] = values >= np.maximum.accumulate(high, axis=1)
+
+
+def _against_list(logs: Array, unknown: Array) -> tuple[Array, Array]:
+    """Return the least that each list knows, (B,), and all against its mean, (B, C).
+
+    In standard deviations, 1 for 0.
+    """
+    size = logs.shape[1]
+    least, mean = logs.min(1), np.add.reduce(logs, 1) / size
+    centred = logs - mean[:, None]
+    spread = np.sqrt(np.add.reduce(centred * centred, 1) / size)
     for place in np.nonzero(unknown.any(1))[0].tolist():
         known = logs[place][~unknown[place]]
         if len(known):
-            mean[place], spread[place], least[place] = known.mean(), known.std(), known.min()
-    return mean, np.where(spread == 0, 1.0, spread), least
+            least[place], spread[place] = known.min(), known.std()
+            centred[place] = logs[place] - known.mean()
+    return least, centred / np.where(spread == 0, 1.0, spread)[:, None]
 
 
-def _tastes(views: Views, name: str, known: Array) -> tuple[Array, Array, Array, Array]:
-    """Return the mean quantity of what was touched, of what had the label, and their ranks.
+def _references(
+    views: Views, name: str, logs: Array, rank: Array, unknown: Array
+) -> tuple[list[Array], list[Array]]:
+    """Return what each list's quantities, and their ranks, are held against: NaN for none."""
+    log, label_log, its_rank, label_rank = views.tastes(name)
+    nothing = unknown.all(1)
+    if nothing.any():  # ranks say nothing there
+        its_rank, label_rank = (np.where(nothing, np.nan, one) for one in (its_rank, label_rank))
+    if not views.touched:
+        missing = np.full(len(logs), np.nan)
+        return [missing, log, label_log, missing, missing], [its_rank, label_rank, missing]
+    touched = views.cells
+    if unknown.any():
+        known = ~unknown[touched]
+        touched = touched[0][known], touched[1][known]
+    last, labelled = views.chosen(logs, views.last), views.chosen(logs, views.labelled)
+    over = [views.mean(touched, logs), log, label_log, last, labelled]
+    return over, [its_rank, label_rank, views.mean(touched, rank)]
 
-    NaN where nothing was, and in lists of which no quantity is known, (B,).
-    """
-    lists, values, rank, chosen = views.taste(name).T
-    places, label, logs = lists.astype(np.int64), chosen > 0, signed_log(values)
-    means = [views.mean(places, logs), views.mean(places[label], logs[label])]
-    means += [views.mean(places, rank), views.mean(places[label], rank[label])]
-    of_all, of_label, rank_of_all, rank_of_label = (np.where(known, m, np.nan) for m in means)
-    return of_all, of_label, rank_of_all, rank_of_label
+
+def _less_before(rank: Array, unknown: Array) -> Array:
+    """Count the candidates before each one that have less, and so a later rank, (B, C)."""
+    size = rank.shape[1]
+    place = np.rint(rank * size).astype(np.int16 if size < _MOST_SMALL else np.int64)
+    own, other = place, place
+    if unknown.any():  # it has less than none, and none has less than it
+        own, other = np.where(unknown, size + 1, place), np.where(unknown, -1, place)
+    less = other[:, :, None] > own[:, None, :]
+    less &= _before(size)
+    count = np.uint8 if size < _MOST_BYTES else np.uint32
+    return np.asarray(np.add.reduce(less.view(np.uint8), axis=1, dtype=count))
 
 
-def _less_before(values: Array) -> Array:
-    """Count the candidates before each one that have less, (B, C)."""
-    before = np.tri(values.shape[1], k=-1, dtype=bool)
-    ones = np.ones(values.shape[1], np.float32)  # a product with them counts fastest
-    return np.array(
-        [((row < row[:, None]) & before).astype(np.float32) @ ones for row in values], np.float64
-    )
+@lru_cache(maxsize=16)
+def _before(size: int) -> Array:
+    """Return which place (the first axis) is before which."""
+    return np.ascontiguousarray(np.tri(size, k=-1, dtype=bool).T)
+
+
+_MOST_SMALL, _MOST_BYTES = 32_000, 256
+"""Candidates whose ranks, and whose numbers, fit the small type."""
 
 
 # --- what the user touched --------------------------------------------------------------------
@@ -210,8 +253,12 @@ def _touch_features(schema: Schema) -> list[Feature]:
     ]
 
 
-def _touches(views: Views) -> list[Array]:
+def _touches(views: Views, out: Array) -> None:
     channels = len(views.schema.interactions) + 1
+    never = ~views.is_touched
+    out[13] = np.log1p(np.cumsum(never, axis=1)) * never
+    if not views.touched:
+        return
     rows = [
         (
             1 / (1 + touch.rank),
@@ -232,15 +279,20 @@ def _touches(views: Views) -> list[Array]:
         for view in views.views
         for n, touch in enumerate(view.past.touched)
     ]
-    table = np.array(rows, np.float64).reshape(len(rows), 12 + 2 * channels).T
+    table = np.array(rows, np.float64).T
     table[[4, 6]] = _nearness(np.log1p(table[[4, 6]]))
     logged = [7, 8, 10, 11, *range(12, 12 + channels)]
     table[logged] = np.log1p(table[logged])
-    columns = np.zeros((len(table), *views.shape))
-    columns[:, *views.cells] = table
-    by_count = np.where(columns[8] > 0, _nearness(ranks(columns[8])), 0.0)
-    among = np.log1p(np.cumsum(views.untouched, axis=1))
-    return [*columns[:12], by_count, np.where(views.untouched, among, 0.0), *columns[12:]]
+    out[:12, *views.cells] = table[:12]
+    out[12, *views.cells] = [one for view in views.views for one in _by_count(view)]
+    out[14:, *views.cells] = table[12:]
+
+
+def _by_count(view: View) -> list[float]:
+    """Return how near to the first each touched candidate is by touches in this session."""
+    here = [touch.here for touch in view.past.touched]
+    rank = {count: place for place, count in reversed(list(enumerate(sorted(here, reverse=True))))}
+    return [1 / (1 + rank[count]) if count else 0.0 for count in here]
 
 
 # --- where, against what was touched ----------------------------------------------------------
@@ -265,53 +317,33 @@ def _offset_features(schema: Schema) -> list[Feature]:
     ]
 
 
-def _offsets(views: Views) -> list[Array]:
-    touched = ~views.untouched
-    last, labelled = _after(views, views.last), _after(views, views.labelled)
-    recency = views.column(views.cells, np.array([1 / (1 + t.rank) for _, t in views.touched]))
-    above, below = np.zeros(views.shape), np.zeros(views.shape)
-    above[:, 1:], below[:, :-1] = recency[:, :-1], recency[:, 1:]
-    return [
-        signed_log(last),
-        signed_log(labelled),
-        signed_log(_after(views, views.highest())),
-        signed_log(_after(views, views.lowest())),
-        _nearness(_apart(views.place, touched)),
-        np.log1p(np.cumsum(touched, axis=1) - touched),
-        above,
-        below,
-        _known(_nearness(np.abs(views.place - _habit(views)[:, None]))),
-        *(last == n for n in NEAR),
-        *(labelled == n for n in NEAR),
-    ]
-
-
-def _after(views: Views, place: Array) -> Array:
-    """Return how many places after one of its list each candidate is, 0 where there is none."""
-    return _known(views.place - place[:, None])
+def _offsets(views: Views, out: Array) -> None:
+    if not np.isnan(views.habit).all():
+        out[8] = _known(_nearness(np.abs(views.place - views.habit[:, None])))
+    if not views.touched:
+        return
+    places = np.array([views.last, views.labelled, *views.ends()], np.float64)
+    after = _known(views.place - places[:, :, None])
+    out[:4] = signed_log(after)
+    touched = views.is_touched
+    out[4] = _nearness(_apart(views.place, touched))
+    out[5] = np.log1p(np.cumsum(touched, axis=1) - touched)
+    recency = np.zeros(views.shape)
+    recency[views.cells] = [1 / (1 + touch.rank) for _, touch in views.touched]
+    out[6, :, 1:], out[7, :, :-1] = recency[:, :-1], recency[:, 1:]
+    near = np.array(NEAR)[:, None, None]
+    out[9 : 9 + len(NEAR)] = after[0] == near
+    out[9 + len(NEAR) :] = after[1] == near
 
 
 def _apart(place: Array, touched: Array) -> Array:
     """Return how far from each candidate the nearest other one is that was touched, (B, C)."""
-    above, below = np.full(place.shape, -np.inf), np.full(place.shape, np.inf)
+    above, below = np.full(touched.shape, -np.inf), np.full(touched.shape, np.inf)
     reached = np.where(touched, place, -np.inf)
     above[:, 1:] = np.maximum.accumulate(reached, axis=1)[:, :-1]
     reached = np.where(touched, place, np.inf)[:, ::-1]
     below[:, :-1] = np.minimum.accumulate(reached, axis=1)[:, ::-1][:, 1:]
     return np.asarray(np.minimum(place - above, below - place))
-
-
-def _habit(views: Views) -> Array:
-    """Return the mean place of what had the label in the lists of its time, (B,)."""
-    label = views.schema.label
-    found = [
-        (n, step.place)
-        for n, view in enumerate(views.views)
-        for step in view.query.state.steps
-        if step.place >= 0 and step.type == label
-    ]
-    table = np.array(found, np.int64).reshape(len(found), 2)
-    return views.mean(table[:, 0], table[:, 1].astype(np.float64))
 
 
 # --- earlier lists ----------------------------------------------------------------------------
@@ -326,15 +358,18 @@ def _seen_features(schema: Schema) -> list[Feature]:
     ]
 
 
-def _seen(views: Views) -> list[Array]:
-    count = np.log1p(views.earlier())
-    cells, risen = views.held()
-    return [
-        count,
-        np.where(views.untouched, count, 0.0),
-        views.column(cells, 1.0),
-        views.column(cells, signed_log(risen)),
-    ]
+def _seen(views: Views, out: Array) -> None:
+    held = views.earlier()
+    if not len(held):
+        return
+    cells, times = np.unique(held, return_counts=True)
+    count = np.log1p(times)
+    flat = out.reshape(len(out), -1)
+    flat[0, cells] = count
+    flat[1, cells] = count * ~views.is_touched.reshape(-1)[cells]
+    again, risen = views.again()
+    out[2, *again] = 1.0
+    out[3, *again] = signed_log(risen)
 
 
 # --- what people touch next --------------------------------------------------------------------
@@ -351,15 +386,18 @@ def _next_features(schema: Schema) -> list[Feature]:
     ]
 
 
-def _next(views: Views) -> list[Array]:
+def _next(views: Views, out: Array) -> None:
+    if not any(view.followers for view in views.views):
+        out[2] = 1.0
+        return
     last, near = np.zeros(views.shape), np.zeros(views.shape)
     for n, view in enumerate(views.views):
         if view.followers:
             nearness = _nearness(np.arange(len(view.followers), dtype=np.float64))
             last[n] = view.followers[0]
             near[n] = (np.array(view.followers) * nearness[:, None]).max(0)
-    rank = np.where(near > 0, ranks(near) / views.size, 1.0)
-    return [np.log1p(100 * last), np.log1p(100 * near), rank]
+    out[0], out[1] = np.log1p(100 * last), np.log1p(100 * near)
+    out[2] = np.where(near > 0, ranks(near) / views.size, 1.0)
 
 
 # --- windows of the items ---------------------------------------------------------------------
@@ -390,34 +428,31 @@ def _window_features(schema: Schema) -> list[Feature]:
     ]
 
 
-def _windows(views: Views) -> list[Array]:
+def _windows(views: Views, out: Array) -> None:
     label = views.schema.channel(views.schema.label)
-    seen, decayed = views.windows
-    columns: list[Array] = []
-    for counts in decayed:  # (B, C, channels), horizon by horizon
-        labels, shown, deeds = counts[..., label], counts[..., -1], counts[..., :-1].sum(2)
-        rate = _lift(labels, shown)
-        columns += [
-            np.log1p(deeds),
-            np.log1p(labels),
-            np.log1p(shown),
-            rate,
-            _lift(deeds, shown),
-            _lift(labels, deeds),
-            ranks(rate) / views.size,
-            ranks(deeds) / views.size,
-        ]
+    seen, counts = views.windows
+    horizons = counts.shape[2]
+    known = np.empty((3, horizons, *views.shape))  # interactions, labels, impressions
+    deeds, labels, shown = counts[..., :-1].sum(3), counts[..., label], counts[..., -1]
+    for place, one in enumerate((deeds, labels, shown)):
+        known[place] = one.transpose(2, 0, 1)
+    lifts = _lifts(known)
+    own = out[: 8 * horizons].reshape(horizons, 8, *views.shape)
+    own[:, :3] = np.log1p(known).swapaxes(0, 1)
+    own[:, 3:6] = lifts.swapaxes(0, 1)
+    own[:, 6:] = (ranks(np.array([lifts[0], known[0]])) / views.size).swapaxes(0, 1)
     last = seen[..., :-1].max(2, initial=0.0)
     hours = np.maximum(0.0, views.at[:, None] - last) / 3_600_000
-    columns.append(np.where(last > 0, _nearness(np.log1p(hours)), 0.0))
-    columns.append(views.unknown)
-    return columns
+    out[8 * horizons] = np.where(last > 0, _nearness(np.log1p(hours)), 0.0)
+    out[8 * horizons + 1] = views.unknown
 
 
-def _lift(some: Array, of: Array) -> Array:
-    """Return the smoothed share, as a log ratio to that of the whole list, (B, C)."""
-    usual = (some.sum(1, keepdims=True) + 1.0) / (of.sum(1, keepdims=True) + PRIOR)
-    return np.asarray(np.log((some + PRIOR * usual) / (of + PRIOR) / usual))
+def _lifts(known: Array) -> Array:
+    """Return smoothed shares, as log ratios to those of the whole list, (3, horizons, B, C)."""
+    total = known.sum(3, keepdims=True)
+    some, of = [1, 0, 1], [2, 2, 0]  # labels and interactions an impression, labels a deed
+    usual = (total[some] + 1.0) / (total[of] + PRIOR)
+    return np.asarray(np.log((known[some] + PRIOR * usual) / (known[of] + PRIOR) / usual))
 
 
 # --- the list's user, session and time: the same for all candidates ---------------------------
@@ -455,12 +490,13 @@ _LOGGED = [0, 1, 2, 4, 7, 8, 13, 16]
 """Columns of `_session` that are on a log scale."""
 
 
-def _session(views: Views) -> list[Array]:
+def _session(views: Views, out: Array) -> None:
     table = np.array([_session_of(view) for view in views.views], np.float64)
     table[:, _LOGGED] = np.log1p(table[:, _LOGGED])
     angle = table[:, 5].copy()
     table[:, 5], table[:, 6] = np.sin(angle), np.cos(angle)
-    return [*table.T, *np.log1p(views.user_counts).T]
+    own = table.shape[1]
+    out[:own], out[own:] = table.T, np.log1p(views.user_counts).T
 
 
 def _session_of(view: View) -> tuple[float, ...]:
@@ -474,7 +510,6 @@ def _session_of(view: View) -> tuple[float, ...]:
     step = [0.0] * (len(view.schema.interactions) + 1)
     if user.steps:
         step[view.schema.channel(user.steps[-1].type)] = 1.0
-    held = sum([item in view.places for item in before])
     return (
         user.session_steps if here else 0,
         max(0, at - start) / 1000,
@@ -491,7 +526,7 @@ def _session_of(view: View) -> tuple[float, ...]:
         1 / (1 + max(touch.place for touch in touched)) if touched else 0,
         len(view.labelled),
         bool(before) and before == tuple(view.ids),
-        held / max(1, view.size),
+        len(view.again) / max(1, view.size),
         max(0, at - listed) / 1000,
         *step,
     )
@@ -522,15 +557,29 @@ def context_features(schema: Schema) -> list[Feature]:
 def candidate_numbers(views: Views) -> Array:
     """Return the dense features of each candidate, float32 (B, C, F)."""
     if not views.size:
-        return np.zeros((*views.shape, len(features(views.schema))), np.float32)
-    columns = [column for group in GROUPS for column in group.compute(views)]
-    found = np.empty((len(columns), *views.shape), np.float32)
-    for row, column in zip(found, columns, strict=True):
-        row[:] = column
+        return np.zeros((*views.shape, sum(_sizes(views.schema, GROUPS))), np.float32)
+    found = _computed(GROUPS, views, views.shape)
     return np.ascontiguousarray(found.transpose(1, 2, 0))
 
 
 def context_numbers(views: Views) -> Array:
     """Return the dense features of each list, float32 (B, G)."""
-    columns = [column for group in CONTEXT_GROUPS for column in group.compute(views)]
-    return np.ascontiguousarray(np.array(columns, np.float32).T)
+    return np.ascontiguousarray(_computed(CONTEXT_GROUPS, views, views.shape[:1]).T)
+
+
+def _computed(groups: Sequence[Group], views: Views, shape: tuple[int, ...]) -> Array:
+    sizes = _sizes(views.schema, groups)
+    found, first = np.zeros((sum(sizes), *shape), np.float32), 0
+    for group, size in zip(groups, sizes, strict=True):
+        group.compute(views, found[first : first + size])
+        first += size
+    return found
+
+
+def _sizes(schema: Schema, groups: Sequence[Group]) -> tuple[int, ...]:
+    return _sizes_of(Same(schema), tuple(groups))
+
+
+@lru_cache(maxsize=100)
+def _sizes_of(schema: Same[Schema], groups: tuple[Group, ...]) -> tuple[int, ...]:
+    return tuple(len(group.features(schema.it)) for group in groups)

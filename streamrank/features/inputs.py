@@ -7,14 +7,11 @@ and the hashed words.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 
 import numpy as np
 
-from streamrank.events import Value
 from streamrank.features.dense import (
     Feature,
     candidate_numbers,
@@ -22,7 +19,8 @@ from streamrank.features.dense import (
     context_numbers,
     features,
 )
-from streamrank.features.schema import Schema, hashed
+from streamrank.features.items import TOKENS, padded, worded, words
+from streamrank.features.schema import Schema
 from streamrank.features.view import Array, Query, Rows, View
 from streamrank.features.views import Views
 
@@ -43,11 +41,9 @@ __all__ = [
 ]
 
 Inputs = dict[str, Array]
-TOKENS = 16
-"""Content tokens of an item, and of a list's context, that the model sees at most."""
 STEP_NUMBERS = 4
 """Numbers of a step of history."""
-_MOST_CELLS = 4_096
+_MOST_CELLS = 1_600
 """Candidates of lists that are built together: their columns stay in the processor's cache."""
 
 
@@ -113,27 +109,30 @@ def _built(schema: Schema, views: Sequence[View]) -> list[Inputs]:
     """Build the inputs of lists of one length."""
     side = Views(schema, views)
     numbers, context = candidate_numbers(side), context_numbers(side)
-    ids = np.array([[hashed(item) for item in view.ids] for view in views], np.int64)
+    names = worded(schema)
     return [
         history
         | {
             "candidate_items": items,
-            "candidate_tokens": _candidate_tokens(view),
+            "candidate_tokens": _candidate_tokens(view, names),
             "candidate_numbers": own,
             "context_tokens": _context_tokens(view),
             "context_numbers": shared,
         }
         for view, history, items, own, shared in zip(
-            views, _histories(schema, views), ids, numbers, context, strict=True
+            views, _histories(schema, views), side.hashes, numbers, context, strict=True
         )
     ]
 
 
-def _candidate_tokens(view: View) -> Array:
-    worded = {name: kind for name, kind in view.schema.item.items() if kind != "number"}
-    if not worded:
+def _candidate_tokens(view: View, names: Sequence[str]) -> Array:
+    if not names or not view.size:
         return np.zeros((view.size, 0), np.int64)
-    return padded([words(worded, fields) for fields in view.fields])
+    known, listed = view.items, view.listed
+    if any(name in own for own in listed for name in names):  # the list's override the catalogue's
+        pairs = zip(known.fields, listed, strict=True)
+        return padded([words(view.schema.item, {**old, **own}) for old, own in pairs])
+    return known.tokens[:, : known.counts.max()]
 
 
 def _context_tokens(view: View) -> Array:
@@ -145,75 +144,42 @@ def _context_tokens(view: View) -> Array:
 
 def _histories(schema: Schema, views: Sequence[View]) -> list[Inputs]:
     """Return the steps of each list, as arrays: one after the other in one table, then cut."""
-    channels = {name: place for place, name in enumerate(schema.interactions, 1)}
-    other = len(channels) + 1
-    # item, type, place, value; first, last, count, in this session
-    rows: list[tuple[int, ...]] = []
-    ends: list[int] = []
-    for view in views:
-        session, places = view.query.session, view.places
-        rows += [
-            (
-                hashed(step.item) if step.item else 0,
-                channels.get(step.type, other),
-                1 + places.get(step.item or "", -1),
-                hashed(step.value) if step.value else 0,
-                step.first,
-                step.last,
-                step.count,
-                step.session == session,
-            )
-            for step in view.query.state.steps[-schema.history :]
-        ]
-        ends.append(len(rows))
-    table = np.array(rows, np.int64).reshape(len(rows), 8)
-    sizes = np.diff(ends, prepend=0)
+    sizes = [min(len(view.query.state.steps), schema.history) for view in views]
+    ends = np.cumsum(sizes)
+    items, types, values, first, last, count, here = np.concatenate(
+        [view.history.table for view in views], axis=1
+    )
     at = np.repeat([view.query.at for view in views], sizes)
-    following = np.append(table[1:, 4], 0)[: len(rows)]
-    newest = np.array(ends)[sizes > 0] - 1
+    following = np.empty_like(first)
+    following[:-1] = first[1:]
+    newest = [end - 1 for end, size in zip(ends.tolist(), sizes, strict=True) if size]
     following[newest] = at[newest]
-    seconds = np.maximum(0, np.stack([at - table[:, 5], following - table[:, 5]])) / 1000
-    numbers = np.stack([*np.log1p(seconds), np.log1p(table[:, 6]), table[:, 7]], axis=1)
-    names = ("history_items", "history_types", "history_places", "history_values")
-    columns = np.ascontiguousarray(table[:, :4].T)
-    tables = dict(zip(names, columns, strict=True)) | {
-        "history_numbers": numbers.astype(np.float32)
+    numbers = np.empty((STEP_NUMBERS, len(first)))
+    np.log1p(np.maximum(0, np.array([at - last, following - last])) / 1000, out=numbers[:2])
+    numbers[2], numbers[3] = np.log1p(count), here
+    tables = {
+        "history_items": items,
+        "history_types": types,
+        "history_places": _history_places(views, ends.tolist(), len(items)),
+        "history_values": values,
+        "history_numbers": np.ascontiguousarray(numbers.T, np.float32),
     }
     return [
         {name: whole[end - size : end] for name, whole in tables.items()}
-        for end, size in zip(ends, sizes.tolist(), strict=True)
+        for end, size in zip(ends.tolist(), sizes, strict=True)
     ]
 
 
-_WORD = re.compile(r"\w+")
-
-
-def words(kinds: Mapping[str, str], fields: Mapping[str, Value]) -> list[int]:
-    """Hash the words of the known, non-numeric fields: `name=value`, or each word of a text."""
-    return [
-        token
-        for name, kind in kinds.items()
-        if kind != "number" and fields.get(name) is not None
-        for token in _tokens(name, kind, fields[name])
-    ]
-
-
-@lru_cache(maxsize=100_000, typed=True)  # or True would be 1.0
-def _tokens(name: str, kind: str, value: Value) -> tuple[int, ...]:
-    if kind == "text":
-        parts = _WORD.findall(str(value).lower())
-    else:
-        parts = [str(v) for v in value] if isinstance(value, tuple) else [str(value)]
-    return tuple(hashed(f"{name}={part}") for part in parts)
-
-
-def padded(lists: Sequence[Sequence[int]]) -> Array:
-    """Return hashed words as one array, filled with 0 to the longest, at most TOKENS."""
-    longest = min(TOKENS, max(map(len, lists), default=0))
-    array = np.zeros((len(lists), longest), np.int64)
-    for row, tokens in zip(array, lists, strict=True):
-        row[: len(tokens)] = tokens[:longest]
-    return array
+def _history_places(views: Sequence[View], ends: Sequence[int], size: int) -> Array:
+    """Return 1 + where each step's item is in its list, 0 where it is not."""
+    places = np.zeros(size, np.int64)
+    for view, end in zip(views, ends, strict=True):
+        agos, seen = view.history.agos, view.history.table.shape[1]
+        for item in view.met:
+            for ago in agos[item]:
+                if ago < seen:
+                    places[end - 1 - ago] = 1 + view.places[item]
+    return places
 
 
 def stack(batch: Sequence[Inputs]) -> Inputs:

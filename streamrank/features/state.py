@@ -116,7 +116,7 @@ def lists(state: UserState) -> tuple[tuple[str, ...], ...]:
     """Return the item ids of every list that is remembered, the newest last."""
     if state.current is None:
         return state.earlier
-    return (*state.earlier, tuple(candidate.id for candidate in state.current.candidates))
+    return (*state.earlier, tuple([candidate.id for candidate in state.current.candidates]))
 
 
 def _in_session(state: UserState, event: Interaction | Shown | Request) -> UserState:

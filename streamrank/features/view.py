@@ -5,24 +5,25 @@ What several features need is worked out once.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import repeat
 from typing import Any, Literal
 
 import numpy as np
 
 from streamrank.events import Candidate, Value
-from streamrank.features import state, transitions
+from streamrank.features import items, state, transitions
+from streamrank.features.history import History, told
+from streamrank.features.items import Items
+from streamrank.features.same import Same
 from streamrank.features.schema import Schema
 from streamrank.features.state import UserState
 
 Array = np.ndarray[Any, Any]
 LOOKED = 600_000
 """Milliseconds: whoever does nothing for longer has looked away."""
-RECENT = 5
-"""Items touched last whose followers are looked at."""
 FOLLOWERS_PRIOR = 2.0
 """Visits of nothing in particular that a share of followers starts from."""
 
@@ -65,6 +66,7 @@ class Rows:
     item_windows: Sequence[Array | None] = ()
     item_fields: Sequence[Mapping[str, Value]] = ()
     next_items: Mapping[str, Array] = field(default_factory=dict)  # by an item that was touched
+    items: Items | None = None  # windows and fields of the candidates as arrays, in their stead
 
 
 @dataclass(slots=True)
@@ -95,143 +97,121 @@ class Past:
 
 @dataclass
 class View:
-    """A query with its rows."""
+    """A query with its rows.
+
+    Attributes:
+        size: How many candidates there are, C.
+        ids: Their ids.
+        places: Where each one is in the incoming list.
+        listed: The fields that the list gives for each.
+        history: What the user did, whichever the candidates.
+        met: The candidates that the user touched.
+        past: What the user did with the candidates, and with how many items at all.
+        labelled: The places of the candidates that had the label, the last first.
+        earlier: The items of the user's lists before this one, the newest last.
+        again: The candidates that the user's last list held: place there, and here.
+    """
 
     schema: Schema
     query: Query
     rows: Rows
 
-    @cached_property
-    def size(self) -> int:
-        """How many candidates there are, C."""
-        return len(self.query.candidates)
-
-    @cached_property
-    def ids(self) -> list[str]:
-        """The candidates' ids."""
-        return [candidate.id for candidate in self.query.candidates]
-
-    @cached_property
-    def places(self) -> dict[str, int]:
-        """Where each candidate is in the incoming list."""
-        return {item: place for place, item in enumerate(self.ids)}
-
-    @cached_property
-    def fields(self) -> list[Mapping[str, Value]]:
-        """Each candidate's fields: the catalogue's, overridden by the list's."""
-        known = self.rows.item_fields or [{}] * self.size
-        return [
-            ({**old, **candidate.fields} if candidate.fields else old) if old else candidate.fields
-            for old, candidate in zip(known, self.query.candidates, strict=True)
-        ]
-
-    @cached_property
-    def past(self) -> Past:
-        """What the user did with the candidates, and with how many items at all."""
-        places, label = self.places, self.schema.label
-        session, following = self.query.session, self.query.at
-        found: dict[str, Touch] = {}
-        items: set[str] = set()
-        labelled: set[str] = set()
-        deeds = in_session = 0
-        for ago, step in enumerate(reversed(self.query.state.steps)):
-            count, item = step.count, step.item
-            looked, following = following - step.first, step.first
-            since, deeds = deeds, deeds + count
-            if item is None:
-                continue
-            here = count if step.session == session else 0
-            in_session += here
-            if item in places:
-                touch = found.get(item)
-                channel = self.schema.channel(step.type)
-                if touch is None:
-                    counts = [0] * (len(self.schema.interactions) + 1)
-                    touch = Touch(
-                        places[item], len(items), ago, since, step.last, channel, count, counts
-                    )
-                    found[item] = touch
-                touch.counts[channel] += count
-                touch.looked += min(max(0, looked), LOOKED)
-                touch.here += here
-                if step.type == label and touch.labelled is None:
-                    touch.labelled = len(labelled)
-            items.add(item)
-            if step.type == label:
-                labelled.add(item)
-        return Past(tuple(found.values()), len(items), in_session)
-
-    @cached_property
-    def labelled(self) -> list[int]:
-        """The places of the candidates that had the label, the last first."""
+    def __post_init__(self) -> None:
+        candidates = self.query.candidates
+        self.size = len(candidates)
+        self.ids = [candidate.id for candidate in candidates]
+        self.places = dict(zip(self.ids, range(self.size), strict=True))
+        self.listed: list[Mapping[str, Value]] = [candidate.fields for candidate in candidates]
+        self.history: History = told(self.schema, self.query.state.steps, self.query.session)
+        # Two sets compare the hashes that they hold: no text is looked at but of what is in both.
+        self.met: frozenset[str] = self.history.items & frozenset(self.places)
+        self.past = self._past()
         ranked = [(t.labelled, t.place) for t in self.past.touched if t.labelled is not None]
-        return [place for _, place in sorted(ranked)]
+        self.labelled = [place for _, place in sorted(ranked)]
+        self.earlier = self._earlier()
+        self.again = self._again()
 
     @cached_property
-    def earlier(self) -> tuple[tuple[str, ...], ...]:
-        """The items of the user's lists before this one, the newest last."""
+    def items(self) -> Items:
+        """What the catalogue and the windows say of the candidates."""
+        rows = self.rows
+        if rows.items is not None:
+            return rows.items
+        known = rows.item_fields or [{}] * self.size
+        fields = [old for old, _ in zip(known, self.ids, strict=True)]
+        vectors = [*rows.item_windows[: self.size], *repeat(None, self.size)][: self.size]
+        return items.encode(self.schema, self.ids, vectors, fields)
+
+    def _past(self) -> Past:
+        history, places = self.history, self.places
+        ranked = sorted([(history.ranks[item], item) for item in self.met])
+        touched = [
+            self._touch(places[item], rank, history.labelled.get(item), history.agos[item])
+            for rank, item in ranked
+        ]
+        return Past(touched, len(history.agos), history.here)
+
+    def _touch(self, place: int, rank: int, labelled: int | None, agos: Sequence[int]) -> Touch:
+        steps, session, schema = self.query.state.steps, self.query.session, self.schema
+        ago, last = agos[0], steps[-1 - agos[0]]
+        counts = [0] * (len(schema.interactions) + 1)
+        channel, since = schema.channel(last.type), self.history.deeds[ago]
+        touch = Touch(place, rank, ago, since, last.last, channel, last.count, counts)
+        touch.labelled = labelled
+        for before in agos:
+            step = steps[-1 - before]
+            counts[schema.channel(step.type)] += step.count
+            following = steps[-before].first if before else self.query.at
+            touch.looked += min(max(0, following - step.first), LOOKED)
+            if step.session == session:
+                touch.here += step.count
+        return touch
+
+    def _earlier(self) -> tuple[tuple[str, ...], ...]:
         held = state.lists(self.query.state)
         current = self.query.state.current
         if current and current.id == self.query.request:  # a trigger ranks this very list again
             return held[:-1]
         return held
 
+    def _again(self) -> list[tuple[int, int]]:
+        if not self.earlier:
+            return []
+        here = map(self.places.get, self.earlier[-1])
+        return [(before, place) for before, place in enumerate(here) if place is not None]
+
     @cached_property
     def followers(self) -> list[Array]:
         """Which share of what people touch after it each candidate is, (C,) by item touched.
 
-        Of the items that this user touched, the last first, as many as `recent` names.  Empty
-        where nothing is known of any of them.
+        Of the items that this user touched last, the last first.  Empty where nothing is known
+        of any of them.
         """
-        known, touched = self.rows.next_items, recent(self.query.state)
-        if not any(item in known for item in touched):
+        known = self.rows.next_items
+        if not known or not any(item in known for item in self.history.recent):
             return []
         places = [transitions.place(item) for item in self.ids]
         return [
-            transitions.shares(known[item], places, FOLLOWERS_PRIOR)
-            if item in known
-            else np.zeros(self.size)
-            for item in touched
+            _shares(known[item], places) if item in known else np.zeros(self.size)
+            for item in self.history.recent
         ]
-
-    def number(self, name: str) -> list[float]:
-        """A quantity of each candidate, NaN where unknown."""
-        known = self.rows.item_fields or [{}] * self.size
-        values = [
-            own[name] if name in (own := candidate.fields) else old.get(name)
-            for old, candidate in zip(known, self.query.candidates, strict=True)
-        ]
-        # Nearly all are floats already, and a call costs more than to look.
-        return [value if type(value) is float else _number(value) for value in values]
 
     def before(self, name: str) -> list[tuple[int, float]]:
         """The quantity that the user's last list gave for a candidate, by its place here."""
-        current, places = self.query.state.current, self.places
+        current = self.query.state.current
         if current is None or current.id == self.query.request:
             return []
-        return [
-            (places[candidate.id], _number(candidate.fields.get(name)))
-            for candidate in current.candidates
-            if candidate.id in places
-        ]
-
-    def taste(self, name: str) -> list[tuple[float, float, bool]]:
-        """What the user touched, as it was listed: quantity, rank, is it the label."""
-        label = self.schema.label
-        return [
-            (number.value, number.rank, step.type == label)
-            for step in self.query.state.steps
-            if step.numbers
-            for number in step.numbers
-            if number.name == name
-        ]
+        listed = current.candidates
+        return [(here, items.number(listed[there].fields.get(name))) for there, here in self.again]
 
 
-def recent(user: UserState) -> list[str]:
-    """Return the different items that a user touched last, the last first."""
-    touched = dict.fromkeys(step.item for step in reversed(user.steps) if step.item)
-    return list(touched)[:RECENT]
+def _shares(vector: Array, places: Sequence[int]) -> Array:
+    weights, total = _unpacked(Same(vector))
+    found = np.fromiter(map(weights.get, places, repeat(0.0)), np.float64, len(places))
+    return np.asarray(found / (total + FOLLOWERS_PRIOR))
 
 
-def _number(value: Value) -> float:
-    return float(value) if isinstance(value, (int, float)) else math.nan
+@lru_cache(maxsize=2_000)
+def _unpacked(vector: Same[Array]) -> tuple[Mapping[int, float], float]:
+    known = transitions.unpack(vector.it)
+    return known.weights, known.total

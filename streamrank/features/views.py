@@ -6,19 +6,23 @@ share it.  No number of a list depends on which others stand beside it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from operator import attrgetter
-from typing import Any
+from itertools import chain
+from operator import itemgetter
 
 import numpy as np
 
-from streamrank.features import windows
+from streamrank.events import Value
+from streamrank.features import items, windows
+from streamrank.features.items import Items
 from streamrank.features.schema import Schema
 from streamrank.features.view import Array, Touch, View
 
-_DTYPE = attrgetter("dtype")
+Cells = tuple[Array, Array]
+"""List and place of some candidates."""
 
 
 @dataclass
@@ -45,8 +49,20 @@ class Views:
 
     @cached_property
     def place(self) -> Array:
-        """Where each candidate is in its incoming list, (B, C)."""
-        return np.broadcast_to(np.arange(self.size, dtype=np.float64), self.shape)
+        """Where each candidate is in its incoming list, (C,)."""
+        return np.arange(self.size, dtype=np.float64)
+
+    @cached_property
+    def items(self) -> Sequence[Items]:
+        """What the store knows of the candidates, by list."""
+        return [view.items for view in self.views]
+
+    @cached_property
+    def hashes(self) -> Array:
+        """Hashes of the candidates' ids, (B, C)."""
+        return np.concatenate([some.hashes for some in self.items]).reshape(self.shape)
+
+    # --- what was touched ---------------------------------------------------------------------
 
     @cached_property
     def touched(self) -> list[tuple[int, Touch]]:
@@ -54,155 +70,145 @@ class Views:
         return [(n, touch) for n, view in enumerate(self.views) for touch in view.past.touched]
 
     @cached_property
-    def cells(self) -> tuple[Array, Array]:
+    def cells(self) -> Cells:
         """List and place of each of `touched`."""
         lists = [n for n, _ in self.touched]
         return np.array(lists, np.int64), np.array([t.place for _, t in self.touched], np.int64)
 
     @cached_property
-    def untouched(self) -> Array:
-        """Which candidates were never touched, (B, C)."""
-        never = np.ones(self.shape, bool)
-        never[self.cells] = False
-        return never
-
-    @cached_property
-    def last(self) -> Array:
-        """Where the candidate touched last is, NaN for none, (B,)."""
-        return self._places([[touch.place for touch in v.past.touched[:1]] for v in self.views])
-
-    @cached_property
-    def labelled(self) -> Array:
-        """Where the candidate that had the label last is, NaN for none, (B,)."""
-        return self._places([view.labelled[:1] for view in self.views])
-
-    def highest(self) -> Array:
-        """Where the highest candidate that was touched is, NaN for none, (B,)."""
-        found = [[touch.place for touch in view.past.touched] for view in self.views]
-        return self._places([[min(places)] if places else [] for places in found])
-
-    def lowest(self) -> Array:
-        """Where the lowest candidate that was touched is, NaN for none, (B,)."""
-        found = [[touch.place for touch in view.past.touched] for view in self.views]
-        return self._places([[max(places)] if places else [] for places in found])
-
-    def _places(self, found: Sequence[Sequence[int]]) -> Array:
-        return np.array([one[0] if one else np.nan for one in found], np.float64)
-
-    def column(self, cells: tuple[Array, Array], values: Array | float) -> Array:
-        """Return values at some cells (list, place), 0 at all others, (B, C)."""
-        column = np.zeros(self.shape)
-        column[cells] = values
-        return column
-
-    def chosen(self, values: Array, places: Array) -> Array:
-        """Return the value at one place of each list, NaN where that is NaN, (B,)."""
-        found = np.full(self.shape[0], np.nan)
-        [known] = np.nonzero(~np.isnan(places))
-        found[known] = values[known, places[known].astype(np.int64)]
+    def is_touched(self) -> Array:
+        """Which candidates were ever touched, (B, C)."""
+        found = np.zeros(self.shape, bool)
+        found[self.cells] = True
         return found
 
-    def mean(self, lists: Array, values: Array) -> Array:
-        """Return the mean of the values of each list, NaN for none, (B,)."""
-        count = np.bincount(lists, minlength=self.shape[0])
-        total = np.bincount(lists, values, self.shape[0])
-        none = np.full(self.shape[0], np.nan)
-        return np.asarray(np.divide(total, count, out=none, where=count > 0))
+    @cached_property
+    def last(self) -> list[int | None]:
+        """Where the candidate touched last is, by list."""
+        return [v.past.touched[0].place if v.past.touched else None for v in self.views]
+
+    @cached_property
+    def labelled(self) -> list[int | None]:
+        """Where the candidate that had the label last is, by list."""
+        return [view.labelled[0] if view.labelled else None for view in self.views]
+
+    def ends(self) -> tuple[list[int | None], list[int | None]]:
+        """Where the highest and the lowest candidates touched are, by list."""
+        found = [[touch.place for touch in view.past.touched] for view in self.views]
+        highest = [min(places, default=None) for places in found]
+        return highest, [max(places, default=None) for places in found]
+
+    @cached_property
+    def habit(self) -> Array:
+        """The mean place of what had the label in the lists of its time, NaN for none, (B,)."""
+        return np.array([view.history.habit for view in self.views], np.float64)
+
+    def tastes(self, name: str) -> Array:
+        """What each user touched, by `history.Taste`, (4, B)."""
+        found = [view.history.taste(name) for view in self.views]
+        return np.array(found, np.float64).T
+
+    # --- sums over lists ----------------------------------------------------------------------
+
+    def chosen(self, values: Array, places: Sequence[int | None]) -> Array:
+        """Return the value at one place of each list, NaN for none, (B,)."""
+        pairs = zip(values, places, strict=True)
+        return np.array([math.nan if place is None else row[place] for row, place in pairs])
+
+    def mean(self, cells: Cells, values: Array) -> Array:
+        """Return the mean of some cells' values by list, NaN for none, (B,)."""
+        total, count = [0.0] * self.shape[0], [0] * self.shape[0]
+        for n, value in zip(cells[0].tolist(), values[cells].tolist(), strict=True):
+            total[n] += value
+            count[n] += 1
+        return np.array([t / n if n else math.nan for t, n in zip(total, count, strict=True)])
+
+    # --- earlier lists ------------------------------------------------------------------------
 
     def earlier(self) -> Array:
-        """How many earlier lists of the user held each candidate, (B, C)."""
-        cells = [
-            n * self.size + view.places[item]
-            for n, view in enumerate(self.views)
-            for items in view.earlier
-            for item in items
-            if item in view.places
-        ]
-        found = np.bincount(np.array(cells, np.int64), minlength=self.shape[0] * self.size)
-        return found.astype(np.float64).reshape(self.shape)
+        """Cells of candidates in one row, one for each earlier list that held it."""
+        cells: list[int] = []
+        for n, view in enumerate(self.views):
+            first, places = n * self.size, view.places
+            held = filter(places.__contains__, chain.from_iterable(view.earlier[:-1]))
+            cells += [first + places[item] for item in held]
+            cells += [first + here for _, here in view.again]
+        return np.array(cells, np.int64)
 
-    def held(self) -> tuple[tuple[Array, Array], Array]:
+    def again(self) -> tuple[Cells, Array]:
         """Cells of the candidates that the user's last list held, and how far each has risen."""
         found = [
-            (n, view.places[item], before - view.places[item])
+            (n, here, there - here)
             for n, view in enumerate(self.views)
-            for before, item in enumerate(view.earlier[-1] if view.earlier else ())
-            if item in view.places
+            for there, here in view.again
         ]
         table = np.array(found, np.int64).reshape(len(found), 3)
         return (table[:, 0], table[:, 1]), table[:, 2].astype(np.float64)
+
+    # --- what the store knows -----------------------------------------------------------------
 
     @cached_property
     def windows(self) -> tuple[Array, Array]:
         """When each channel of each candidate was last counted (B, C, channels), and the counts.
 
-        The counts are brought up to the query's time, (horizons, B, C, channels).  A candidate
+        The counts are brought up to the query's time, (B, C, horizons, channels).  A candidate
         without a window has 0.
         """
         horizons, channels = np.asarray(self.schema.horizons), len(self.schema.channels)
-        width = windows.width(len(horizons), channels)
-        found = [vector for view in self.views for vector in _windows(view)]
-        packed = _packed(found, width).reshape(*self.shape, width)
+        found = np.concatenate([some.windows for some in self.items])
+        packed = found.reshape(*self.shape, found.shape[1])
         age = np.maximum(0.0, self.at[:, None] - packed[..., 0])
         decayed = packed[..., 1 + 2 * channels :].reshape(*self.shape, len(horizons), channels)
         counts = decayed * windows.decay(age[..., None], horizons)[..., None]
-        return packed[..., 1 + channels : 1 + 2 * channels], counts.transpose(2, 0, 1, 3)
+        return packed[..., 1 + channels : 1 + 2 * channels], counts
 
     @cached_property
     def unknown(self) -> Array:
         """Which candidates have no window, (B, C)."""
-        known = [[vector is None for vector in _windows(view)] for view in self.views]
-        return np.array(known, bool).reshape(self.shape)
+        return np.concatenate([some.unknown for some in self.items]).reshape(self.shape)
 
     @cached_property
     def user_counts(self) -> Array:
         """The users' counts over the longest horizon, at the query's time, (B, channels)."""
         channels, horizons = len(self.schema.channels), np.asarray(self.schema.horizons)
         vectors = [view.rows.user_window for view in self.views]
-        packed = _packed(vectors, windows.width(len(horizons), channels))
+        packed = items.packed(vectors, windows.width(len(horizons), channels))
         age = np.maximum(0, self.at - packed[:, 0].astype(np.int64))
         return packed[:, -channels:] * windows.decay(age[:, None], horizons)[:, -1:]
 
+    # --- quantities ---------------------------------------------------------------------------
+
+    @cached_property
+    def _listed(self) -> list[Mapping[str, Value]]:
+        return [fields for view in self.views for fields in view.listed]
+
     def number(self, name: str) -> Array:
         """A quantity of each candidate, NaN where unknown, (B, C)."""
-        return np.array([view.number(name) for view in self.views], np.float64)
+        try:
+            values = list(map(itemgetter(name), self._listed))
+        except KeyError:  # not all of the candidates
+            return self._overridden(name)
+        if set(map(type, values)) == {float}:
+            found = np.fromiter(values, np.float64, len(values))
+        else:
+            found = np.array([items.number(value) for value in values], np.float64)
+        return found.reshape(self.shape)
 
-    def before(self, name: str) -> Array:
-        """The quantity that the user's last list gave for each candidate, NaN for none, (B, C)."""
-        found = np.full(self.shape, np.nan)
-        for row, view in zip(found, self.views, strict=True):
-            for place, value in view.before(name):
-                row[place] = value
-        return found
+    def _overridden(self, name: str) -> Array:
+        """Return the catalogue's quantity where the list gives none."""
+        column = self.schema.numbers.index(name)
+        found = np.concatenate([some.numbers[:, column] for some in self.items])
+        given = [(n, own[name]) for n, own in enumerate(self._listed) if name in own]
+        found[[n for n, _ in given]] = [items.number(value) for _, value in given]
+        return found.reshape(self.shape)
 
-    def taste(self, name: str) -> Array:
-        """What the users touched, as listed: list, quantity, rank, is it the label, (n, 4)."""
-        found = [(n, *one) for n, view in enumerate(self.views) for one in view.taste(name)]
-        return np.array(found, np.float64).reshape(len(found), 4)
-
-
-def _windows(view: View) -> Sequence[Array | None]:
-    """Return the windows of a list's candidates, as many as there are candidates."""
-    known = view.rows.item_windows
-    if len(known) == view.size:
-        return known
-    return [*known, *[None] * (view.size - len(known))][: view.size]
-
-
-def _packed(vectors: Sequence[Array | None], width: int) -> Array:
-    """Return vectors as one array (n, width), 0 for those that are not there.
-
-    Raises:
-        ValueError: One has another width.
-    """
-    known = [vector for vector in vectors if vector is not None]
-    if wrong := set(map(len, known)) - {width}:
-        raise ValueError(f"window must hold {width} values, got {wrong.pop()}")
-    if set(map(_DTYPE, known)) <= {np.dtype(np.float64)}:
-        none = bytes(8 * width)
-        # Six times as fast as `np.array`, which asks each of them what it is.
-        parts: list[Any] = [none if vector is None else vector for vector in vectors]
-        return np.frombuffer(b"".join(parts)).reshape(len(vectors), width)
-    packed = np.zeros((len(vectors), width))
-    packed[[vector is not None for vector in vectors]] = known
-    return packed
+    def before(self, name: str) -> tuple[Cells, Array]:
+        """Cells of the candidates that the user's last list held, and the quantity it gave."""
+        found = [
+            (n, place, value)
+            for n, view in enumerate(self.views)
+            for place, value in view.before(name)
+        ]
+        table = np.array(found, np.float64).reshape(len(found), 3)
+        cells = table[:, :2].astype(np.int64)
+        return (cells[:, 0], cells[:, 1]), table[:, 2]

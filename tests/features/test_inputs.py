@@ -239,10 +239,15 @@ def test_what_the_user_did_follows_the_item_not_the_place(order: list[str]) -> N
     assert recency == {"a": 1.0, "b": 0.0, "c": 0.5, "d": 0.0}
 
 
-def test_a_feature_group_computes_as_many_columns_as_it_names() -> None:
-    views = Views(SCHEMA, [View(SCHEMA, query(["a", "b"]), Rows())])
+def test_a_feature_group_has_room_for_what_it_names_and_no_more() -> None:
+    shown = List("r0", NOW - 60_000, "s1", {}, (Candidate(id="a"),))
+    user = UserState((step("click", "a", 30),), current=shown)
+    views = Views(SCHEMA, [View(SCHEMA, query(["a", "b"], user), Rows())])
     for group in dense.GROUPS:
-        assert len(group.compute(views)) == len(group.features(SCHEMA)), group.name
+        columns = np.zeros((len(group.features(SCHEMA)), *views.shape), np.float32)
+        group.compute(views, columns)
+        with pytest.raises((IndexError, ValueError)):
+            group.compute(views, columns[:-1])
 
 
 def test_what_people_touch_next_is_told_of_the_items_touched_last() -> None:
