@@ -170,9 +170,13 @@ class Things:
             self._followed,
         )
         clock, half_life, add = rules.clock, rules.half_life, windows.add
+        known, ttl = self._kept.known, self._kept.ttl
         for change in changes:
             key = change.item
-            thing = get(key, now)
+            thing = known.get(key)
+            if thing is None or now - thing.heard > ttl:
+                thing = get(key, now)
+            thing.heard = now
             if isinstance(change, Impact):
                 add(clock, thing.counts, change.channel, change.at)
                 counted[key] = None

@@ -12,6 +12,7 @@ References:
 from __future__ import annotations
 
 import sqlite3
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -121,6 +122,19 @@ def stamp(value: int) -> bytes:
         >>> stamp(300) == Value(int64_val=300).SerializeToString()
         True
     """
+    if _EIGHT <= value < _NINE:  # microseconds of the years 1987 to 4253
+        low, high = value & 0xFFFFFFF, value >> 28  # four times seven bits
+        return _STAMP(
+            _TAG,
+            low & 0x7F | _MORE,
+            low >> 7 & 0x7F | _MORE,
+            low >> 14 & 0x7F | _MORE,
+            low >> 21 & 0x7F | _MORE,
+            high & 0x7F | _MORE,
+            high >> 7 & 0x7F | _MORE,
+            high >> 14 & 0x7F | _MORE,
+            high >> 21,
+        )
     return _INT64 + varint(value)
 
 
@@ -140,8 +154,11 @@ def varint(value: int) -> bytes:
 
 
 _DOUBLE = np.dtype("<f8")
+_EIGHT, _NINE = 1 << 49, 1 << 56  # what takes eight bytes
+_STAMP = struct.Struct("9B").pack
 _MORE = 0x80
 _INT64: bytes = Value(int64_val=0).SerializeToString()[:1]
+_TAG = _INT64[0]
 _LIST: bytes = Value(double_list_val=DoubleList()).SerializeToString()[:1]
 _PACKED: bytes = Value(double_list_val=DoubleList(val=[0.0])).SerializeToString()[2:3]
 
