@@ -18,8 +18,8 @@ from streamrank.features.aggregate import Change, Popular
 from streamrank.shelves import People, Skipped, Things
 from streamrank.steps import Plan, Read, dead_letter
 
-SHARDS = 64
-"""Of the users, and of the items: enough to share them among workers evenly."""
+SHARDS = 32
+"""Of the users, and of the items: more share them among workers more evenly, and part batches."""
 
 
 @dataclass(frozen=True, slots=True)
