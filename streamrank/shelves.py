@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from streamrank.edges.store import Row, View
 from streamrank.errors import StreamRankError
@@ -82,10 +82,8 @@ class People:
         self._counted: Keys = {}
         self._described: Keys = {}
         if saved is not None:
-            found = _opened(saved, shelved.people, self._form)
-            self._kept.known = {key: shelved.person(one, now) for key, one in found.known}
-            self._counted = dict.fromkeys(found.counted)
-            self._described = dict.fromkeys(found.described)
+            self._kept.known, waiting = _opened(saved, shelved.people, self._form, now)
+            self._counted, self._described = map(Keys.fromkeys, waiting)
 
     def __len__(self) -> int:
         return len(self._kept.known)
@@ -131,8 +129,8 @@ class People:
 
     def pack(self) -> bytes:
         """Return all of it as bytes."""
-        known = [(key, shelved.of_person(one)) for key, one in self._kept.known.items()]
-        return shelved.pack(self._form, known, self._counted, self._described)
+        waiting = ([*self._counted], [*self._described])
+        return shelved.pack_people(self._form, self._kept.known, waiting)
 
 
 class Things:
@@ -147,11 +145,8 @@ class Things:
         self._followed: Keys = {}
         self._described: Keys = {}
         if saved is not None:
-            found = _opened(saved, shelved.things, self._form)
-            self._kept.known = {key: shelved.thing(one, now) for key, one in found.known}
-            self._counted = dict.fromkeys(found.counted)
-            self._described = dict.fromkeys(found.described)
-            self._followed = dict.fromkeys(found.followed)
+            self._kept.known, waiting = _opened(saved, shelved.things, self._form, now)
+            self._counted, self._followed, self._described = map(Keys.fromkeys, waiting)
 
     def __len__(self) -> int:
         return len(self._kept.known)
@@ -204,17 +199,20 @@ class Things:
 
     def pack(self) -> bytes:
         """Return all of it as bytes."""
-        known = [(key, shelved.of_thing(one)) for key, one in self._kept.known.items()]
-        return shelved.pack(self._form, known, self._counted, self._described, self._followed)
+        waiting = ([*self._counted], [*self._followed], [*self._described])
+        return shelved.pack_things(self._form, self._kept.known, waiting)
 
 
 def _opened(
-    saved: object, read: Callable[[bytes, str], shelved.Shelved[Any]], form: str
-) -> shelved.Shelved[Any]:
+    saved: object,
+    read: Callable[[bytes, str, int], tuple[dict[str, E], shelved.Waiting]],
+    form: str,
+    now: int,
+) -> tuple[dict[str, E], shelved.Waiting]:
     try:
         if not isinstance(saved, bytes):
             raise ValueError(f"must be bytes, got {type(saved).__name__}")
-        return read(saved, form)
+        return read(saved, form, now)
     except ValueError as error:
         raise StateForeign(
             f"the state of the features flow must be of this version and these settings: {error}. "
