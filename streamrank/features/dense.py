@@ -208,24 +208,44 @@ def _references(
 def _less_before(rank: Array, unknown: Array) -> Array:
     """Count the candidates before each one that have less, and so a later rank, (B, C)."""
     size = rank.shape[1]
-    place = np.rint(rank * size).astype(np.int16 if size < _MOST_SMALL else np.int64)
-    own, other = place, place
+    own = other = np.rint(rank * size).astype(np.int64)
     if unknown.any():  # it has less than none, and none has less than it
-        own, other = np.where(unknown, size + 1, place), np.where(unknown, -1, place)
-    less = other[:, :, None] > own[:, None, :]
-    less &= _before(size)
-    count = np.uint8 if size < _MOST_BYTES else np.uint32
-    return np.asarray(np.add.reduce(less.view(np.uint8), axis=1, dtype=count))
+        own, other = np.where(unknown, size + 1, own), np.where(unknown, -1, own)
+    return _later_before(own, other) if size < _LONG else _later_in_blocks(own, other)
 
 
-@lru_cache(maxsize=16)
+_LONG, _BLOCK = 256, 64
+"""Candidates from which on a list is looked at in blocks, and those of a block."""
+
+
+def _later_before(own: Array, other: Array) -> Array:
+    """Count the candidates before each one that have a later rank: all pairs are compared."""
+    kind = np.int16 if own.max(initial=0) < 32_000 else np.int64
+    own, other = own.astype(kind), other.astype(kind)
+    later = other[:, :, None] > own[:, None, :]
+    later &= _before(own.shape[1])
+    return np.asarray(np.add.reduce(later.view(np.uint8), axis=1, dtype=np.uint8))
+
+
+@lru_cache(maxsize=256)
 def _before(size: int) -> Array:
     """Return which place (the first axis) is before which."""
     return np.ascontiguousarray(np.tri(size, k=-1, dtype=bool).T)
 
 
-_MOST_SMALL, _MOST_BYTES = 32_000, 256
-"""Candidates whose ranks, and whose numbers, fit the small type."""
+def _later_in_blocks(own: Array, other: Array) -> Array:
+    """Count the same in a long list: pairs in each block, ranks alone of the blocks before."""
+    lists, size = own.shape
+    blocks, ranks_ = -(-size // _BLOCK), size + 3  # from -1 to size + 1
+    spare = ((0, 0), (0, blocks * _BLOCK - size))
+    own = np.pad(own, spare, constant_values=size + 1).reshape(-1, _BLOCK)
+    other = np.pad(other, spare, constant_values=-1).reshape(-1, _BLOCK)
+    block = np.arange(len(own))[:, None]
+    each = np.bincount((block * ranks_ + other + 1).ravel(), minlength=len(own) * ranks_)
+    each = each.reshape(lists, blocks, ranks_)
+    upto = np.cumsum(np.cumsum(each, axis=1) - each, axis=2).reshape(-1, ranks_)
+    later = upto[:, -1:] - upto[block, own + 1] + _later_before(own, other)
+    return np.asarray(later.reshape(lists, -1)[:, :size])
 
 
 # --- what the user touched --------------------------------------------------------------------
@@ -362,8 +382,9 @@ def _seen(views: Views, out: Array) -> None:
     held = views.earlier()
     if not len(held):
         return
-    cells, times = np.unique(held, return_counts=True)
-    count = np.log1p(times)
+    times = np.bincount(held)
+    cells = np.flatnonzero(times)
+    count = np.log1p(times[cells])
     flat = out.reshape(len(out), -1)
     flat[0, cells] = count
     flat[1, cells] = count * ~views.is_touched.reshape(-1)[cells]

@@ -143,6 +143,11 @@ def told(schema: Schema, steps: tuple[Step, ...], session: str | None) -> Histor
     return _told(Same(schema), Same(steps), session)
 
 
+def forget() -> None:
+    """Keep nothing of what was told before."""
+    _told.cache_clear()
+
+
 @lru_cache(maxsize=_KEPT)
 def _told(schema: Same[Schema], steps: Same[tuple[Step, ...]], session: str | None) -> History:
     return History(schema.it, steps.it, session)

@@ -103,6 +103,7 @@ class View:
         size: How many candidates there are, C.
         ids: Their ids.
         places: Where each one is in the incoming list.
+        held: The ids as a set.
         listed: The fields that the list gives for each.
         history: What the user did, whichever the candidates.
         met: The candidates that the user touched.
@@ -124,7 +125,8 @@ class View:
         self.listed: list[Mapping[str, Value]] = [candidate.fields for candidate in candidates]
         self.history: History = told(self.schema, self.query.state.steps, self.query.session)
         # Two sets compare the hashes that they hold: no text is looked at but of what is in both.
-        self.met: frozenset[str] = self.history.items & frozenset(self.places)
+        self.held = frozenset(self.places)
+        self.met: frozenset[str] = self.history.items & self.held
         self.past = self._past()
         ranked = [(t.labelled, t.place) for t in self.past.touched if t.labelled is not None]
         self.labelled = [place for _, place in sorted(ranked)]
@@ -177,8 +179,8 @@ class View:
     def _again(self) -> list[tuple[int, int]]:
         if not self.earlier:
             return []
-        here = map(self.places.get, self.earlier[-1])
-        return [(before, place) for before, place in enumerate(here) if place is not None]
+        held, places = self.held, self.places
+        return [(there, places[i]) for there, i in enumerate(self.earlier[-1]) if i in held]
 
     @cached_property
     def followers(self) -> list[Array]:

@@ -130,7 +130,7 @@ class Views:
         cells: list[int] = []
         for n, view in enumerate(self.views):
             first, places = n * self.size, view.places
-            held = filter(places.__contains__, chain.from_iterable(view.earlier[:-1]))
+            held = chain.from_iterable(map(view.held.intersection, view.earlier[:-1]))
             cells += [first + places[item] for item in held]
             cells += [first + here for _, here in view.again]
         return np.array(cells, np.int64)
