@@ -192,7 +192,7 @@ def _statement(name: str) -> str:
             event_ts = excluded.event_ts, created_ts = excluded.created_ts
         WHERE known.value_text IS NULL
             OR CAST(excluded.value_text AS INTEGER) > CAST(known.value_text AS INTEGER)
-    """  # noqa: S608 -- nothing of it comes from outside
+    """  # noqa: S608  # nosec B608  # nothing of it comes from outside
 
 
 @contextmanager
