@@ -12,7 +12,6 @@ References:
 from __future__ import annotations
 
 import sqlite3
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -107,66 +106,28 @@ def keys(entity: str) -> Callable[[str], bytes]:
 def vector(values: Array) -> bytes:
     """Return a vector as the bytes of Feast's `Value`.
 
+    The numbers come last in it, as they lie in memory, after what depends on their count alone.
+
     Examples:
         >>> vector(np.ones(1)) == Value(double_list_val=DoubleList(val=[1.0])).SerializeToString()
         True
     """
     content: bytes = values.astype(_DOUBLE, copy=False).tobytes()
-    return _list_of(len(content)) + content
-
-
-def stamp(value: int) -> bytes:
-    """Return a number as the bytes of Feast's `Value`.
-
-    Examples:
-        >>> stamp(300) == Value(int64_val=300).SerializeToString()
-        True
-    """
-    if _EIGHT <= value < _NINE:  # microseconds of the years 1987 to 4253
-        low, high = value & 0xFFFFFFF, value >> 28  # four times seven bits
-        return _STAMP(
-            _TAG,
-            low & 0x7F | _MORE,
-            low >> 7 & 0x7F | _MORE,
-            low >> 14 & 0x7F | _MORE,
-            low >> 21 & 0x7F | _MORE,
-            high & 0x7F | _MORE,
-            high >> 7 & 0x7F | _MORE,
-            high >> 14 & 0x7F | _MORE,
-            high >> 21,
-        )
-    return _INT64 + varint(value)
-
-
-def varint(value: int) -> bytes:
-    r"""Return a number of zero or more as Protocol Buffers write it: seven bits a byte.
-
-    Examples:
-        >>> varint(150)
-        b'\x96\x01'
-    """
-    found = bytearray()
-    while value >= _MORE:
-        found.append(value & 0x7F | _MORE)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
-
-
-_DOUBLE = np.dtype("<f8")
-_EIGHT, _NINE = 1 << 49, 1 << 56  # what takes eight bytes
-_STAMP = struct.Struct("9B").pack
-_MORE = 0x80
-_INT64: bytes = Value(int64_val=0).SerializeToString()[:1]
-_TAG = _INT64[0]
-_LIST: bytes = Value(double_list_val=DoubleList()).SerializeToString()[:1]
-_PACKED: bytes = Value(double_list_val=DoubleList(val=[0.0])).SerializeToString()[2:3]
+    return _before(len(values)) + content
 
 
 @lru_cache(maxsize=1_000)
-def _list_of(size: int) -> bytes:
-    inner = _PACKED + varint(size) if size else b""
-    return _LIST + varint(len(inner) + size) + inner
+def _before(count: int) -> bytes:
+    whole: bytes = Value(double_list_val=DoubleList(val=[0.0] * count)).SerializeToString()
+    return whole[: len(whole) - _DOUBLE.itemsize * count]
+
+
+_DOUBLE = np.dtype("<f8")
+
+
+def stamp(value: int) -> bytes:
+    """Return a number as the bytes of Feast's `Value`."""
+    return bytes(Value(int64_val=value).SerializeToString())
 
 
 @lru_cache(maxsize=10_000)

@@ -35,11 +35,6 @@ def test_a_vector_is_written_as_feast_writes_it(values: list[float]) -> None:
     assert feast_vectors.vector(np.array(values, np.float64)) == expected
 
 
-@given(st.integers(0, 2**63 - 1) | st.integers(2**48, 2**57))
-def test_a_stamp_is_written_as_feast_writes_it(stamp: int) -> None:
-    assert feast_vectors.stamp(stamp) == Value(int64_val=stamp).SerializeToString()
-
-
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_a_key_is_written_as_feast_writes_it(key: str) -> None:
     entity = EntityKey(join_keys=["user"], entity_values=[Value(string_val=key)])
