@@ -234,7 +234,8 @@ class ShopperTraffic:
         """Return click-through, and NDCG against the true best order, of both orders."""
         found = {system: arm.figures() for system, arm in self.arms.items()}
         for system, values in self._truth.items():
-            found[system]["ndcg@10_of_true_order"] = float(np.mean(values))
+            if values:
+                found[system]["ndcg@10_of_true_order"] = float(np.mean(values))
         return found
 
 

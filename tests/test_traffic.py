@@ -292,6 +292,12 @@ def test_shoppers_wait_for_their_answers() -> None:
     assert traffic.done
 
 
+def test_before_the_first_answer_there_is_no_true_order_to_be_near_to() -> None:
+    quality = crowd().quality()
+    assert quality.keys() == {"streamrank", "as_shown"}
+    assert all("ndcg@10_of_true_order" not in arm for arm in quality.values())
+
+
 def test_every_list_is_counted_in_the_arm_that_it_was_seen_in() -> None:
     traffic = crowd(pace=100.0)
     sent = shop(traffic, best=True)
