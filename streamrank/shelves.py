@@ -15,9 +15,8 @@ from streamrank.edges.store import Row, View
 from streamrank.errors import StreamRankError
 from streamrank.events import Interaction, Item, Ranking, Shown, User
 from streamrank.features import aggregate, shelved, windows
-from streamrank.features.aggregate import Change, Counting, Described, Follow, Impact, Person, Thing
+from streamrank.features.aggregate import Change, Counting, Described, Impact, Person, Thing
 from streamrank.features.ledger import Verdict
-from streamrank.features.transitions import Followers
 from streamrank.steps import Plan, Read
 
 E = TypeVar("E", Person, Thing)
@@ -158,31 +157,16 @@ class Things:
 
     def take(self, changes: Iterable[Change | Item], now: int) -> None:
         """Take in what deeds mean for items, and catalogue events."""
-        get, rules, counted, followed = (
-            self._kept.get,
-            self._rules,
-            self._counted,
-            self._followed,
-        )
-        clock, half_life, add = rules.clock, rules.half_life, windows.add
-        known, ttl = self._kept.known, self._kept.ttl
         for change in changes:
             key = change.item
-            thing = known.get(key)
-            if thing is None or now - thing.heard > ttl:
-                thing = get(key, now)
-            thing.heard = now
-            if isinstance(change, Impact):
-                add(clock, thing.counts, change.channel, change.at)
-                counted[key] = None
-            elif isinstance(change, Follow):
-                followers = thing.followers
-                if followers is None:
-                    followers = thing.followers = Followers()
-                followers.add(change.next, change.weight, change.at, half_life)
-                followed[key] = None
-            elif aggregate.describe(thing, change, self._kinds):
-                self._described[key] = None
+            thing = self._kept.get(key, now)
+            if isinstance(change, Item):
+                if aggregate.describe(thing, change, self._kinds):
+                    self._described[key] = None
+                continue
+            aggregate.impact(self._rules, thing, change)
+            changed = self._counted if isinstance(change, Impact) else self._followed
+            changed[key] = None
 
     def flush(self) -> list[Row]:
         """Return the newest row of each item and view that changed since the last time."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import lru_cache
 from zlib import crc32
 
 import numpy as np
@@ -38,10 +37,12 @@ class Changes:
     changes: list[Change | Item]
 
 
-@lru_cache(maxsize=1_000_000)
+_NAMES = tuple(map(str, range(SHARDS)))
+
+
 def shard(key: str) -> str:
     """Return the shard of a user or item."""
-    return str(crc32(key.encode()) % SHARDS)
+    return _NAMES[crc32(key.encode()) % SHARDS]
 
 
 def by_shard(found: Iterable[Read | DeadLetter]) -> list[Deeds | Changes | DeadLetter]:

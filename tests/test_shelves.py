@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from streamrank.edges.store import Row
 from streamrank.events import Item, decode
 from streamrank.features import windows
-from streamrank.features.aggregate import Change, Entity, Follow, Impact
+from streamrank.features.aggregate import Change, Follow, Impact
 from streamrank.features.schema import Schema
 from streamrank.shelves import People, StateForeign, Things
 from streamrank.steps import Plan, Read
@@ -175,7 +175,7 @@ def of_other_settings() -> Plan:
     [
         (of_other_settings(), People(PLAN, HOUR).pack(), "must count view,click,buy,other"),
         (PLAN, b"\x92\x00\x01", "must be of this version"),
-        (PLAN, Entity(), "must be bytes, got Entity"),
+        (PLAN, {"known": {}}, "must be bytes, got dict"),
     ],
 )
 def test_a_snapshot_of_something_else_is_refused_with_what_to_do(

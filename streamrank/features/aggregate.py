@@ -95,13 +95,6 @@ class Thing(Struct, gc=False):
     heard: int = 0
 
 
-class Entity:
-    """What versions before 0.2 kept of a user or item: read, so that it can be refused by name."""
-
-    def __setstate__(self, state: object) -> None:
-        """Leave it."""
-
-
 class Counting:
     """How deeds are counted: what is the same for all users and items."""
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -50,7 +49,6 @@ class Transitions:
     weights: Mapping[int, float] = field(default_factory=dict)
 
 
-@lru_cache(maxsize=1_000_000)
 def place(item: str) -> int:
     """Return where an item stands in `Transitions.weights`: 52 bits of its hash."""
     return hashed(item) >> _EXACT
