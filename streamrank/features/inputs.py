@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from streamrank.features.columns import Feature
 from streamrank.features.dense import (
-    Feature,
     candidate_numbers,
     context_features,
     context_numbers,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from streamrank.features.dense import NEAR
+from streamrank.features.dense_touches import NEAR
 from streamrank.features.schema import Schema
 from streamrank.features.state import Step
 from streamrank.features.view import LOOKED, Query, Rows

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from streamrank.events import Candidate, Interaction, Value
 from streamrank.features import dense, inputs, transitions, windows
-from streamrank.features.dense import ranks
+from streamrank.features.columns import ranks
 from streamrank.features.inputs import Query, Rows
 from streamrank.features.schema import Schema, hashed
 from streamrank.features.state import List, Number, Rules, Step, UserState, advance
