@@ -16,25 +16,24 @@ from __future__ import annotations
 
 import copy
 import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from streamrank.errors import StreamRankError
 from streamrank.evaluation import metrics, segments
 from streamrank.evaluation.progressive import Progressive
-from streamrank.features.inputs import Array, Inputs
+from streamrank.features.inputs import Array
 from streamrank.learning import gate
 from streamrank.learning.examples import Example, decode_example
-from streamrank.learning.gate import Evidence, Verdict
-from streamrank.model import training
-from streamrank.model.export import Exported, ExportFailed
+from streamrank.learning.gate import Verdict
+from streamrank.model.export import ExportFailed
 from streamrank.model.learner import Learner, Updated
-from streamrank.model.ranker import Ranker
+from streamrank.outside import Outside, Scores
+from streamrank.trial import Challenger
 
 log = logging.getLogger(__name__)
 
@@ -46,74 +45,6 @@ goes on from the champion again."""
 SURE = 3.3
 """Standard errors by which a new version must fall behind its parent to be rolled back: it is
 looked at many times, so that chance alone has many chances."""
-
-
-class Scores(Protocol):
-    """A version's graph."""
-
-    def score(self, batch: Sequence[Inputs]) -> list[Array]:
-        """Return scores of shape (C, heads) for each list."""
-
-
-class Version(Protocol):
-    """What the registry says of a version."""
-
-    @property
-    def version(self) -> str:
-        """Its name."""
-
-
-class Publisher(Protocol):
-    """The hand on the registry: `streamrank.publishing.Publishing`."""
-
-    def current(self) -> str | None:
-        """Return the version that serves."""
-
-    def publish(
-        self,
-        exported: Exported,
-        *,
-        parent: str | None,
-        now: datetime,
-        metrics: Mapping[str, Any] | None = None,
-        gate: Mapping[str, Any] | None = None,
-        lists_seen: int = 0,
-        learned_until: int | None = None,
-        offsets: Mapping[str, int] | None = None,
-        rejected: str | None = None,
-    ) -> Version:
-        """Let a version appear; it does not serve yet."""
-
-    def announce(
-        self, version: str, reason: str, now: datetime, *, expected: str | None = None
-    ) -> None:
-        """Let a version serve."""
-
-    def roll_back(self, reason: str, now: datetime) -> str | None:
-        """Bar what serves, and return what serves then."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outside:
-    """What lessons need of the world.
-
-    Attributes:
-        publisher: The registry.
-        load: A version's graph, by its name.
-        weights: A version's weights, by its name.
-        build: A graph from its bytes.
-        learned_until: The time of the newest list that a version learned from, ms.
-        offsets: Up to where a version has learned from feedback, by `topic[partition]`.
-        stopped: Why nothing may be published, `None` where it may.
-    """
-
-    publisher: Publisher
-    load: Callable[[str], Scores]
-    weights: Callable[[str], Mapping[str, Array]]
-    build: Callable[[bytes], Scores]
-    learned_until: Callable[[str], int | None] = lambda version: None
-    offsets: Callable[[str], Mapping[str, int]] = lambda version: {}
-    stopped: Callable[[], str | None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,19 +92,6 @@ class WentBack:
 
 
 News = Updated | Judged | WentBack
-
-
-@dataclass(frozen=True, slots=True)
-class Challenger:
-    """Weights set aside: the graph to publish, and the Ranker that it must equal."""
-
-    exported: Exported
-    ranker: Ranker
-    lists: int
-    until: int
-    offsets: Mapping[str, int] = field(default_factory=dict)
-    held: dict[str, Example] = field(default_factory=dict)
-    """Lists that came since, by id."""
 
 
 class Lessons:
@@ -275,7 +193,7 @@ class Lessons:
         self._since = self._since or now
         news: list[News] = []
         for challenger in self._challengers:
-            self._hold(challenger, example)
+            challenger.hold(example, HELD * max(1, self.rules.gate.lists))
         full = len(self._challengers) >= self.rules.abreast
         if full and self._ready(self._challengers[-1]):
             news += self._prove(now)
@@ -310,7 +228,7 @@ class Lessons:
     # --- prove --------------------------------------------------------------------------------
 
     def _ready(self, challenger: Challenger) -> bool:
-        return _told(challenger) >= self.rules.gate.lists
+        return challenger.told() >= self.rules.gate.lists
 
     def _prove(self, now: datetime) -> list[News]:
         """Judge those that can be, the newest first: where it may serve, the older ones need not.
@@ -328,22 +246,10 @@ class Lessons:
                 ]
         return news
 
-    def _hold(self, challenger: Challenger, example: Example) -> None:
-        """Hold a list for the gate; a correction replaces the labels of one that is held."""
-        held = challenger.held
-        known = held.get(example.id)
-        if known is not None:
-            held[example.id] = replace(known, labels=example.labels)
-        elif not example.revision:
-            held[example.id] = example
-            if len(held) > HELD * max(1, self.rules.gate.lists):
-                del held[next(iter(held))]
-
     def _judge(self, challenger: Challenger, now: datetime) -> list[News]:
-        lists = list(challenger.held.values())
-        wants = self.outside.build(challenger.exported.onnx)
-        verdict = self._verdict(challenger, wants, lists)
-        if not verdict.passed and not _finite(challenger.exported.weights):
+        graph = self.outside.build(challenger.exported.onnx)
+        verdict = self._verdict(challenger, graph)
+        if not verdict.passed and not challenger.finite():
             return [self._go_back(self.champion, verdict.reason, rolled_back=False)]
         figures = {"passed": verdict.passed, "reason": verdict.reason, **verdict.figures}
         parent = self.champion
@@ -368,7 +274,7 @@ class Lessons:
             return []
         if verdict.passed:
             self.parent, self.champion, self._live = parent, manifest.version, []
-            self._serves, self._refused = wants, 0
+            self._serves, self._refused = graph, 0
             return news
         self._refused += 1
         if not verdict.credible:
@@ -377,25 +283,12 @@ class Lessons:
             news.append(self._go_back(self.champion, verdict.reason, rolled_back=False))
         return news
 
-    def _verdict(self, challenger: Challenger, wants: Scores, lists: Sequence[Example]) -> Verdict:
+    def _verdict(self, challenger: Challenger, graph: Scores) -> Verdict:
         stopped = self.outside.stopped()
         if stopped is not None:
             return Verdict(False, stopped)
-        given = [one.inputs for one in lists]
-        first, (champion, scores) = _timed(self._serves, wants, given)
-        second, _ = _timed(self._serves, wants, given)
-        seconds = (min(first[0], second[0]), min(first[1], second[1]))  # what else ran, left out
-        evidence = Evidence(
-            labels=[one.labels for one in lists],
-            champion=champion,
-            challenger=scores,
-            torch=training.scored(challenger.ranker, lists),
-            users=[one.user for one in lists],
-            segments=self._segments(lists),
-            seconds=seconds,
-            weights_finite=_finite(challenger.exported.weights),
-        )
-        return gate.judge(evidence, self.rules.gate)
+        known = self._segments(list(challenger.held.values()))
+        return gate.judge(challenger.evidence(self._serves, graph, known), self.rules.gate)
 
     def _segments(self, lists: Sequence[Example]) -> list[frozenset[str]]:
         """Return the segments of each list, by what is remembered of the lists learned from."""
@@ -482,28 +375,3 @@ def read_up_to(offsets: Mapping[str, int], lists: Sequence[Example]) -> dict[str
             partition, _, offset = one.origin.rpartition("@")
             found[partition] = max(found.get(partition, 0), int(offset) + 1)
     return found
-
-
-def _told(challenger: Challenger) -> int:
-    """Return how many of the lists held for a challenger can tell one order from another."""
-    labels = (one.labels[:, 0] for one in challenger.held.values())
-    return sum(bool(own.any() and not own.all()) for own in labels)
-
-
-def _timed(
-    champion: Scores, challenger: Scores, given: Sequence[Inputs]
-) -> tuple[tuple[float, float], tuple[list[Array], list[Array]]]:
-    """Return what both say of the same lists, and the seconds of this thread that it took."""
-    begun = time.thread_time()
-    known = champion.score(given)
-    between = time.thread_time()
-    new = challenger.score(given)
-    return (between - begun, time.thread_time() - between), (known, new)
-
-
-def _finite(weights: Mapping[str, Array]) -> bool:
-    return all(
-        np.isfinite(weight).all()
-        for weight in weights.values()
-        if np.issubdtype(weight.dtype, np.floating)
-    )

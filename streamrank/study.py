@@ -16,10 +16,11 @@ from streamrank.edges.onnxruntime import OnnxScorer
 from streamrank.features.inputs import Array
 from streamrank.learning import gate
 from streamrank.learning.examples import Example
-from streamrank.lessons import Lessons, Outside, Rules
+from streamrank.lessons import Lessons, Rules
 from streamrank.model import board
 from streamrank.model.injection import Graph, NotInjectable
 from streamrank.model.learner import Learner, Online, ranker_of
+from streamrank.outside import Outside
 from streamrank.publishing import Announces, Publishing
 from streamrank.settings import Settings
 

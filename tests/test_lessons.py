@@ -19,11 +19,12 @@ from streamrank.features.inputs import Array
 from streamrank.features.schema import Schema
 from streamrank.learning import gate
 from streamrank.learning.examples import Example
-from streamrank.lessons import Judged, Lessons, Outside, Rules, WentBack
+from streamrank.lessons import Judged, Lessons, Rules, WentBack
 from streamrank.model import course, export
 from streamrank.model.export import Exported
 from streamrank.model.learner import Learner, Online, Updated, ranker_of
 from streamrank.model.ranker import Ranker, configure
+from streamrank.outside import Outside
 from streamrank.steps_ranking import Scorer
 from tests.lists import NOW, example, query
 
