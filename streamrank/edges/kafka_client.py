@@ -49,6 +49,7 @@ _PASSING = (
     Code.FENCED_LEADER_EPOCH,
     Code.UNKNOWN_LEADER_EPOCH,
     Code._TRANSPORT,
+    Code._ALL_BROKERS_DOWN,
     Code._TIMED_OUT,
 )
 A = TypeVar("A")
