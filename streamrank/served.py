@@ -126,8 +126,9 @@ def pack(kind: str, words: Words, arrays: Mapping[str, Array]) -> bytes:
     """
     header: dict[str, object] = {"__metadata__": {kind: words.model_dump_json()}}
     parts, end = [], 0
-    # Wide numbers first, so that each array lies at a multiple of its numbers' width.
-    for name, array in sorted(arrays.items(), key=lambda one: -one[1].itemsize):
+    # Wide numbers first, so that each array lies at a multiple of its numbers' width; then by name:
+    # the same arrays are the same bytes.
+    for name, array in sorted(arrays.items(), key=lambda one: (-one[1].itemsize, one[0])):
         data = array.tobytes()
         begin, end = end, end + len(data)
         kind_of_number = _KINDS[array.dtype.str]

@@ -46,6 +46,14 @@ def test_what_lies_scattered_in_memory_is_written_in_its_order() -> None:
     assert all(np.array_equal(found[name], array) for name, array in scattered.items())
 
 
+def test_the_same_arrays_are_the_same_bytes_also_once_they_were_read() -> None:
+    arrays: dict[str, Array] = {"b": np.zeros(2, np.int64), "a": np.ones(3), "c": np.zeros(1, bool)}
+    payload = pack("said", Said(text="x"), arrays)
+    _, found = unpack("said", payload, Said, needs=())
+    assert pack("said", Said(text="x"), found) == payload
+    assert pack("said", Said(text="x"), dict(reversed(found.items()))) == payload
+
+
 def test_a_kind_of_number_that_the_form_lacks_is_an_error() -> None:
     with pytest.raises(KeyError, match="c16"):
         pack("said", Said(text=""), {"complex": np.zeros(2, complex)})
