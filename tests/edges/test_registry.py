@@ -406,18 +406,16 @@ def _until_writing(folder: Path, files: int) -> None:
     """Wait until a draft has so many files."""
     deadline = datetime.now(UTC) + timedelta(seconds=20)
     while datetime.now(UTC) < deadline:
-        if any(len(list(draft.iterdir())) >= files for draft in _drafts(folder)):
+        if any(_files(draft) >= files for draft in folder.glob(".draft-*")):
             return
     raise AssertionError("the child wrote nothing")
 
 
-def _drafts(folder: Path) -> Iterator[Path]:
-    for draft in folder.glob(".draft-*"):
-        try:
-            list(draft.iterdir())
-        except FileNotFoundError:  # renamed in between
-            continue
-        yield draft
+def _files(draft: Path) -> int:
+    try:
+        return len(list(draft.iterdir()))
+    except FileNotFoundError:  # it has become a version in between
+        return -1
 
 
 def test_leftovers_of_the_dead_go_and_drafts_of_the_living_stay(root: Root) -> None:
