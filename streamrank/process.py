@@ -18,6 +18,7 @@ from typing import Literal
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 
+from streamrank import clock
 from streamrank.edges import kafka, topics
 from streamrank.errors import StreamRankError
 from streamrank.settings import SETTINGS_VARIABLE, Secrets, Settings, StateSection, load
@@ -124,7 +125,8 @@ def run(
     for difference in topics.ready(known, Secrets()):
         log.warning("%s (kafka.partitions)", difference)
     module = importlib.import_module(f"flows.{flow}")
-    with _orderly_stop(), _as_the_only_learner(known) if flow == "learn" else nullcontext():
+    alone = _as_the_only_learner(known) if flow == "learn" else nullcontext()
+    with _orderly_stop(), clock.watched(), alone:
         dataflow = module.main()
         recovery = _recovery(known.state, flow, cluster)
         log.info("%s runs on %s", flow, known.kafka.bootstrap_servers)

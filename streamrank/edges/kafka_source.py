@@ -1,10 +1,8 @@
 """A Bytewax source that reads topics from where its snapshot says, and never from elsewhere.
 
 Bytewax asks each partition of a worker in turn, a thousand times a second while nothing comes.
-All of them share one consumer, and the first that is asked in a sweep polls it for all: an idle
-partition costs a look into an empty list.  That one poll waits for a record, a millisecond at
-most, so that Bytewax need not: by the clock of the wall it would stand still when that is set
-back.
+All of them share one consumer, and the first that is asked in a sweep polls it for all without
+waiting: an idle partition costs a look into an empty list.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any, Literal
 
@@ -50,10 +48,6 @@ MOST_HELD = 8 * BATCH
 """Records held for partitions that Bytewax lets wait for the end of an epoch."""
 SWEEP = 0.0005
 """Seconds within which a poll that found nothing stands for all partitions of a worker."""
-WAIT = 0.001
-"""Seconds that a poll waits for a record."""
-AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
-"""When a partition wants to be asked again: that is past on every clock."""
 BEGIN = "begin"
 """Noted beside a committed offset at which a group began and no snapshot was completed yet."""
 Where = tuple[str, int]
@@ -257,14 +251,14 @@ class _Feed:
         if now - self._looked < SWEEP:
             return
         self._prepare(now)
-        first = self.consumer.poll(WAIT)
-        if first is None:
-            self._looked = time.monotonic()
+        messages = self.consumer.consume(BATCH, 0)
+        if not messages:
+            self._looked = now
             if self._outage and now - self._outage[0] > self._patience:
                 self._ask()
             return
         self._outage.clear()
-        self._keep((first, *self.consumer.consume(BATCH, 0)))
+        self._keep(messages)
 
     def _prepare(self, now: float) -> None:
         if self._opened:
@@ -339,9 +333,6 @@ class _Partition(StatefulSourcePartition[Incoming, int]):
         if STOPPING.is_set():
             raise StopIteration
         return self._feed.take(self._where)
-
-    def next_awake(self) -> datetime:
-        return AT_ONCE
 
     def snapshot(self) -> int:
         return self._feed.snapshot(self._where)

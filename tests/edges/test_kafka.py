@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import bytewax.operators as op
@@ -286,17 +286,6 @@ def test_who_waits_for_a_broker_does_not_wait_on_when_told_to_stop(stopping: Sto
     with pytest.raises(BrokerUnreachable):
         Broker({"bootstrap.servers": f"127.0.0.1:{free_port()}"}).wait(60.0)
     assert time.monotonic() - begun < 10
-
-
-def test_a_partition_is_due_whatever_the_clock_says(embedded: Topics) -> None:
-    """Set back by an hour, Bytewax's clock would not be where a partition wants to be asked."""
-    topic = embedded.new()
-    part = source(embedded, topic).build_part("flow.in", f"{topic}[0]", None)
-    assert list(part.next_batch()) == []
-    awake = part.next_awake()
-    assert awake is not None
-    assert awake < datetime(2000, 1, 1, tzinfo=UTC)
-    part.close()
 
 
 def test_a_flow_without_a_broker_ends_with_that_error() -> None:
