@@ -127,7 +127,8 @@ def _interrupted(stage: Stage, before: set[int]) -> None:
 
 def test_a_flow_that_ended_is_told_with_what_it_said_last(tmp_path: Path) -> None:
     """Nobody listens at the broker's address, so a flow ends by itself."""
-    stage = prepare(tmp_path / "demo", Settings(), BROKER)
+    impatient = settings_module.changed(Settings(), {"kafka": {"delivery_timeout": "1s"}})
+    stage = prepare(tmp_path / "demo", impatient, BROKER)
     before = _children()
     with flows(stage) as alive:
         alive()
