@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -30,6 +30,7 @@ from streamrank.features.inputs import Array
 from streamrank.learning import gate
 from streamrank.learning.examples import Example, decode_example
 from streamrank.learning.gate import Verdict
+from streamrank.learning.learned import Learned
 from streamrank.model.export import ExportFailed
 from streamrank.model.learner import Learner, Updated
 from streamrank.outside import Outside, Scores
@@ -122,10 +123,8 @@ class Lessons:
         self._challengers: list[Challenger] = []  # the oldest first
         self._refused = 0
         self._live: list[Example] = []  # lists that the champion served
-        # Lists before this were learned from by whoever made the champion; and of those since,
-        # the newest.
-        self._known = outside.learned_until(champion) or 0
-        self._until = self._known
+        self._learned = outside.learned(champion)
+        self._until = outside.learned_until(champion) or 0
         self._offsets = dict(outside.offsets(champion))
 
     def take(self, examples: Sequence[Example], now: datetime) -> list[News]:
@@ -135,9 +134,8 @@ class Lessons:
             What came of it: updates, challengers judged, and versions gone back to.
         """
         news = self._follow()
-        for example in examples:
-            if example.at >= self._known:
-                news += self._one(example, now)
+        for example in self._to_learn(examples):
+            news += self._one(example, now)
         news += self._prove(now)
         if self.waiting and self._overdue(now):
             news += self._update(now)
@@ -155,10 +153,11 @@ class Lessons:
         arrays = {f"learner.{name}": array for name, array in self.learner.state().items()}
         arrays["waiting"] = np.frombuffer(b"".join(lists), np.uint8)
         arrays["ends"] = np.cumsum([len(one) for one in lists], dtype=np.int64)
+        arrays |= {f"learned.{name}": array for name, array in self._learned.arrays().items()}
         return arrays, {
             "champion": self.champion,
             "parent": self.parent,
-            "learned_until": [self._known, self._until],
+            "learned_until": self._until,
             "offsets": self._offsets,
             "progressive": self.progressive.state(),
         }
@@ -173,18 +172,31 @@ class Lessons:
         ]
         self._since = now if self.waiting else None
         self.parent = words["parent"]
-        self._known, self._until = words["learned_until"]
+        learned = {
+            name.removeprefix("learned."): array
+            for name, array in arrays.items()
+            if name.startswith("learned.")
+        }
+        self._learned, self._until = Learned.of(learned), words["learned_until"]
         self._offsets = dict(words["offsets"])
         window = self.progressive.window
         self.progressive = Progressive.resume(words["progressive"], window)
 
     def catch_up(self, examples: Sequence[Example], now: datetime) -> None:
         """Take up lists that came after the state was written down: they wait to be learned."""
-        for example in examples:
-            if example.at >= self._known:
-                self.progressive.take(example)
-                self.waiting.append(example)
+        for example in self._to_learn(examples):
+            self.progressive.take(example)
+            self.waiting.append(example)
         self._since = now if self.waiting else None
+
+    def _to_learn(self, examples: Iterable[Example]) -> Iterator[Example]:
+        """Give what is new; what the weights know already is only remembered."""
+        for example in examples:
+            new = self._learned.new_in(example)
+            if new is not None:
+                yield new
+            elif not example.revision:
+                self.learner.remember(example)
 
     def _one(self, example: Example, now: datetime) -> list[News]:
         if self.progressive.take(example) and example.model == self.champion:
@@ -213,6 +225,7 @@ class Lessons:
         lists, self.waiting, self._since = self.waiting, [], None
         self._until = max(self._until, *(one.at for one in lists))
         self._offsets = read_up_to(self._offsets, lists)
+        self._learned.take(lists)
         updated = self.learner.update(lists)
         if len(self._challengers) < self.rules.abreast:
             ranker = copy.deepcopy(self.learner.mean)
@@ -220,8 +233,9 @@ class Lessons:
                 exported, lists_seen = self.learner.exported(), self.learner.lists
             except ExportFailed as error:  # such as weights that are no numbers any more
                 return [updated, self._go_back(self.champion, str(error), rolled_back=False)]
+            learned = self._learned.arrays()
             self._challengers.append(
-                Challenger(exported, ranker, lists_seen, self._until, self._offsets)
+                Challenger(exported, ranker, lists_seen, self._until, learned, self._offsets)
             )
         return [updated]
 
@@ -263,6 +277,7 @@ class Lessons:
                 lists_seen=challenger.lists,
                 learned_until=challenger.until,
                 offsets=challenger.offsets,
+                learned=challenger.learned,
                 rejected=None if verdict.passed else verdict.reason,
             )
             news: list[News] = [Judged(manifest.version, parent, verdict, challenger.lists)]
@@ -345,7 +360,6 @@ class Lessons:
         current = self.outside.publisher.current()
         if current is None or current == self.champion:
             return []
-        self._known = max(self._known, self.outside.learned_until(current) or 0)
         return [self._go_back(current, "another version was chosen", rolled_back=False)]
 
     def _go_back(self, version: str, reason: str, *, rolled_back: bool) -> WentBack:
@@ -355,6 +369,9 @@ class Lessons:
         # What was learned since that version is forgotten, and no later one may claim it.
         self._until = self.outside.learned_until(version) or 0
         self._offsets = dict(self.outside.offsets(version))
+        self._learned = self.outside.learned(version)
+        self.waiting = list(self._to_learn(self.waiting))
+        self._since = self._since if self.waiting else None
         if version != self.champion:
             self.champion, self.parent, self._live = version, None, []
         self._challengers, self._refused = [], 0

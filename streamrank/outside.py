@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from streamrank.features.inputs import Array, Inputs
+from streamrank.learning.learned import Learned
 from streamrank.model.export import Exported
 
 
@@ -43,6 +44,7 @@ class Publisher(Protocol):
         lists_seen: int = 0,
         learned_until: int | None = None,
         offsets: Mapping[str, int] | None = None,
+        learned: Mapping[str, Array] | None = None,
         rejected: str | None = None,
     ) -> Version:
         """Let a version appear; it does not serve yet."""
@@ -66,6 +68,7 @@ class Outside:
         weights: A version's weights, by its name.
         build: A graph from its bytes.
         learned_until: The time of the newest list that a version learned from, ms.
+        learned: Which lists a version has learned from.
         offsets: Up to where a version has learned from feedback, by `topic[partition]`.
         stopped: Why nothing may be published, `None` where it may.
     """
@@ -75,5 +78,6 @@ class Outside:
     weights: Callable[[str], Mapping[str, Array]]
     build: Callable[[bytes], Scores]
     learned_until: Callable[[str], int | None] = lambda version: None
+    learned: Callable[[str], Learned] = lambda version: Learned()
     offsets: Callable[[str], Mapping[str, int]] = lambda version: {}
     stopped: Callable[[], str | None] = lambda: None

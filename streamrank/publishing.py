@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from streamrank.edges import registry
 from streamrank.edges.kafka_errors import KafkaError
 from streamrank.edges.registry import Exported, Manifest
-from streamrank.features.inputs import digest
+from streamrank.features.inputs import Array, digest
 from streamrank.features.schema import Schema
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ class Publishing:
         lists_seen: int = 0,
         learned_until: int | None = None,
         offsets: Mapping[str, int] | None = None,
+        learned: Mapping[str, Array] | None = None,
         rejected: str | None = None,
     ) -> Manifest:
         """Let a version appear in the registry; it does not serve yet. The oldest may go.
@@ -78,6 +79,7 @@ class Publishing:
             lists_seen: Lists that it learned from.
             learned_until: The time of the newest of them, ms.
             offsets: Up to where it has learned from feedback, by `topic[partition]`.
+            learned: Which lists it has learned from, as `Learned.arrays` returns them.
             rejected: Why it must not serve, if it must not.
 
         Raises:
@@ -97,6 +99,7 @@ class Publishing:
             lists_seen=lists_seen,
             learned_until=learned_until,
             offsets=offsets,
+            learned=learned,
         )
         self._retain(manifest, now)
         return manifest

@@ -16,6 +16,7 @@ from streamrank.edges.onnxruntime import OnnxScorer
 from streamrank.features.inputs import Array
 from streamrank.learning import gate
 from streamrank.learning.examples import Example
+from streamrank.learning.learned import Learned
 from streamrank.lessons import Lessons, Rules
 from streamrank.model import board
 from streamrank.model.injection import Graph, NotInjectable
@@ -65,9 +66,18 @@ def outside_of(
         weights=partial(registry.weights, root, name),
         build=partial(OnnxScorer, version="", provider="cpu"),
         learned_until=lambda version: registry.manifest(root, name, version).learned_until,
+        learned=partial(_learned, root, name),
         offsets=lambda version: registry.manifest(root, name, version).offsets,
         stopped=stopped,
     )
+
+
+def _learned(root: str | Path, name: str, version: str) -> Learned:
+    """Return which lists a version knows: where a log made it, all up to its newest."""
+    arrays = registry.learned(root, name, version)
+    if arrays is not None:
+        return Learned.of(arrays)
+    return Learned(base=registry.manifest(root, name, version).learned_until or 0)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ class Challenger:
     ranker: Ranker
     lists: int
     until: int
+    learned: Mapping[str, Array]
     offsets: Mapping[str, int] = field(default_factory=dict)
     held: dict[str, Example] = field(default_factory=dict)
     """Lists that came since, by id."""

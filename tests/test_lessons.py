@@ -19,6 +19,7 @@ from streamrank.features.inputs import Array
 from streamrank.features.schema import Schema
 from streamrank.learning import gate
 from streamrank.learning.examples import Example
+from streamrank.learning.learned import Learned
 from streamrank.lessons import Judged, Lessons, Rules, WentBack
 from streamrank.model import course, export
 from streamrank.model.export import Exported
@@ -54,6 +55,7 @@ class Kept:
     scorer: Scorer
     offsets: Mapping[str, int] = field(default_factory=dict)
     until: int | None = None
+    learned: Mapping[str, Array] | None = None
 
 
 @dataclass
@@ -78,13 +80,16 @@ class Memory:
         lists_seen: int = 0,
         learned_until: int | None = None,
         offsets: Mapping[str, int] | None = None,
+        learned: Mapping[str, Array] | None = None,
         rejected: str | None = None,
     ) -> Kept:
         if not self.room:
             raise RegistryUnusable("version v9 cannot be written: no space left on device")
         version = f"v{len(self.versions)}"
         scorer = OnnxScorer(exported.onnx, version=version, provider="cpu")
-        kept = Kept(version, parent, exported.weights, scorer, offsets or {}, learned_until)
+        kept = Kept(
+            version, parent, exported.weights, scorer, offsets or {}, learned_until, learned
+        )
         self.versions[version] = kept
         return kept
 
@@ -119,12 +124,17 @@ def begun(stopped: Callable[[], str | None] = lambda: None) -> tuple[Lessons, Me
         weights=lambda version: memory.versions[version].weights,
         build=lambda onnx: OnnxScorer(onnx, version="", provider="cpu"),
         learned_until=lambda version: memory.versions[version].until,
+        learned=lambda version: knows(memory.versions[version]),
         offsets=lambda version: memory.versions[version].offsets,
         stopped=stopped,
     )
     learner = Learner.begin(weights, SCHEMA, recipe=Online(rate=3e-3))
     rules = Rules(batch=60, every=timedelta(seconds=2), gate=gate.Rules(lists=50, latency=100.0))
     return Lessons(learner, "v0", outside, rules), memory
+
+
+def knows(kept: Kept) -> Learned:
+    return Learned(base=kept.until or 0) if kept.learned is None else Learned.of(kept.learned)
 
 
 def served(lessons: Lessons, memory: Memory, examples: list[Example]) -> list[Example]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -131,6 +132,31 @@ def test_snapshots_between_two_whole_states_lose_no_list_and_teach_none_twice(
         waiting, learned = resumed._lessons.waiting, resumed._lessons.learner.lists
         assert learned + len(waiting) == 25 * (turn + 1)
         assert len({one.id for one in waiting}) == len(waiting)
+
+
+def test_a_crash_after_a_version_was_published_costs_no_list_and_teaches_none_twice(
+    known: Settings,
+) -> None:
+    """The snapshot is older than the version, and the lists come again in another order."""
+    publish_first(known)
+    schema, crashed = known.feature_schema(), study(known)
+    before, after = lists(schema, 30, 0), lists(schema, 130, 1)
+    crashed.take(before, TIME)
+    token = crashed.save()
+    news = crashed.take(after, TIME)
+    published = [one for one in news if isinstance(one, Judged) and one.verdict.passed]
+    assert published
+    resumed = study(known, token)
+    resumed.take(after[::-1], TIME)
+    lessons = resumed._lessons
+    assert lessons is not None
+    assert lessons.champion == published[-1].version
+    learned = [*lessons.learner.memory.kept, *lessons.waiting]
+    assert Counter(one.id for one in learned) == Counter(one.id for one in (*before, *after))
+    taught = registry.learned(known.registry.path, known.model.name, published[-1].version)
+    assert taught is not None
+    # Updates are of 40 lists: the rest alone is learned, not what the version knows.
+    assert lessons.learner.updates * 40 + len(lessons.waiting) == 160 - len(taught["lists"])
 
 
 def test_where_nothing_is_kept_over_a_restart_no_list_is_held_for_it(known: Settings) -> None:

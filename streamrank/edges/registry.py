@@ -4,6 +4,7 @@
         ranker.onnx          the graph that serves
         weights.safetensors  what the learner goes on from
         probe.safetensors    inputs of a batch, and the scores that they must give
+        learned.safetensors  which lists it knows, where a learner made it
         manifest.json        what it is, and the hashes of the rest
     <root>/<name>/serving/   which version serves, see `registry_serving`
     <root>/<name>/learner…   who learns, see `registry_lock`
@@ -35,7 +36,7 @@ from streamrank.edges.registry_errors import (
 )
 from streamrank.edges.registry_folders import MARK
 from streamrank.edges.registry_lock import Lock, learner_lock
-from streamrank.edges.registry_manifest import WEIGHTS, Manifest, stamp
+from streamrank.edges.registry_manifest import LEARNED, WEIGHTS, Manifest, stamp
 from streamrank.edges.registry_publishing import LEFTOVER, Exported, publish
 from streamrank.edges.registry_serving import (
     bar,
@@ -84,6 +85,7 @@ __all__ = [
     "current",
     "history",
     "latest",
+    "learned",
     "learner_lock",
     "line",
     "load",
@@ -238,3 +240,18 @@ def weights(root: str | Path, name: str, version: str) -> dict[str, Array]:
     with usable(root):
         known = manifest_of(models, name, version)
         return arrays(version, WEIGHTS, content(known, WEIGHTS, reader(models, version)))
+
+
+def learned(root: str | Path, name: str, version: str) -> dict[str, Array] | None:
+    """Return which lists a version has learned from, as `publish` took it; `None` if it took none.
+
+    Raises:
+        VersionMissing: There is no such version.
+        VersionRefused: The file is missing or changed.
+    """
+    models = shelf(root, name)
+    with usable(root):
+        known = manifest_of(models, name, version)
+        if LEARNED not in known.files:
+            return None
+        return arrays(version, LEARNED, content(known, LEARNED, reader(models, version)))

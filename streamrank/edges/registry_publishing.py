@@ -14,7 +14,7 @@ import safetensors.numpy
 from streamrank.edges import registry_manifest
 from streamrank.edges.registry_errors import VersionRefused, VersionTaken
 from streamrank.edges.registry_folders import MARK, Folders
-from streamrank.edges.registry_manifest import ONNX, PROBE, WEIGHTS, File, Manifest, stamp
+from streamrank.edges.registry_manifest import LEARNED, ONNX, PROBE, WEIGHTS, File, Manifest, stamp
 from streamrank.edges.registry_shelf import shelf, usable, version_names
 from streamrank.edges.registry_verified import EXPECTED, verified
 from streamrank.features.inputs import Array, Inputs
@@ -63,6 +63,7 @@ def publish(
     lists_seen: int = 0,
     learned_until: int | None = None,
     offsets: Mapping[str, int] | None = None,
+    learned: Mapping[str, Array] | None = None,
 ) -> Manifest:
     """Let a new version appear, after the checks that `load` makes.
 
@@ -80,6 +81,7 @@ def publish(
         lists_seen: Lists that it learned from.
         learned_until: The time of the newest of them, ms.
         offsets: How far it had read.
+        learned: Which lists it learned from, arrays by name.
 
     Returns:
         The manifest; its `version` names the folder.
@@ -91,6 +93,8 @@ def publish(
     """
     models = shelf(root, name)
     files = files_of(exported)
+    if learned is not None:
+        files[LEARNED] = _safetensors(learned)
     record = {
         "name": name,
         "parent": parent,

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from streamrank.edges.onnxruntime import ModelRefused, OnnxScorer, Provider, ScoringFailed
 from streamrank.edges.registry_errors import VersionRefused
 from streamrank.edges.registry_folders import MARK
-from streamrank.edges.registry_manifest import ONNX, PROBE, WEIGHTS, Manifest
+from streamrank.edges.registry_manifest import LEARNED, ONNX, PROBE, WEIGHTS, Manifest
 from streamrank.features.inputs import Array, Inputs
 
 FILES = frozenset({ONNX, WEIGHTS, PROBE})
@@ -65,7 +65,7 @@ def verified(
         ProviderMissing: The GPU that was asked for cannot be had.
     """
     version = known.version
-    if set(known.files) != FILES:
+    if set(known.files) - {LEARNED} != FILES:
         raise VersionRefused(version, MARK, f"files must be {sorted(FILES)}", sorted(known.files))
     contents = {file: content(known, file, read) for file in sorted(FILES)}
     make = partial(OnnxScorer, contents[ONNX], version=version, provider=provider, threads=threads)

@@ -243,6 +243,12 @@ class Learner:
         for kept, now in zip(self.mean.buffers(), self._ranker.buffers(), strict=True):
             kept.copy_(now)
 
+    def remember(self, example: Example) -> None:
+        """Remember a list that the weights have learned from already."""
+        self.lists += 1
+        self.memory.take(example)
+        self._newest = [*self._newest, example][-PROBE:]
+
     def _remember(self, new: Sequence[Example], corrections: Sequence[Example]) -> None:
         self.updates += 1
         self.lists += len(new)

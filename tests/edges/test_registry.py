@@ -83,6 +83,29 @@ def test_what_is_published_is_found_verified_and_scores(root: Root) -> None:
     np.testing.assert_array_equal(weight, WEIGHTS)
 
 
+def test_a_version_says_which_lists_it_knows_where_a_learner_made_it(root: Root) -> None:
+    by_a_log = publish(root)
+    assert registry.learned(root, "ranker", by_a_log.version) is None
+    known = {"lists": np.arange(6).reshape(2, 3), "before": np.array([7, 8])}
+    by_a_learner = publish(root, learned=known)
+    found = registry.learned(root, "ranker", by_a_learner.version)
+    assert found is not None
+    assert {name: array.tolist() for name, array in found.items()} == {
+        name: array.tolist() for name, array in known.items()
+    }
+    assert load(root, by_a_learner.version).version == by_a_learner.version
+    shelf = folders(root, "ranker")
+    content = shelf.read(by_a_learner.version, registry_manifest.LEARNED)
+    damaged = {
+        registry_manifest.LEARNED: content[:-1],
+        MARK: shelf.read(by_a_learner.version, MARK),
+    }
+    shelf.remove(by_a_learner.version)
+    shelf.put(by_a_learner.version, damaged)
+    with pytest.raises(VersionRefused, match=r"learned.safetensors: must be \d+ bytes"):
+        registry.learned(root, "ranker", by_a_learner.version)
+
+
 def test_a_registry_that_is_not_there_has_no_versions(root: Root) -> None:
     assert registry.latest(root, "ranker") is None
     assert registry.versions(root, "ranker") == []
