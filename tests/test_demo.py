@@ -22,6 +22,7 @@ from streamrank import settings as settings_module
 from streamrank.events import Shown
 from streamrank.settings import Secrets
 from streamrank.simulate import Size, World
+from tests.test_cli import in_process
 
 pytestmark = pytest.mark.slow
 NOW = 1_700_000_000_000
@@ -129,7 +130,10 @@ def test_the_features_are_in_the_store_and_in_the_log_beside_it(shopped: Ended) 
 def replayed(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     folder = tmp_path_factory.mktemp("log")
     assert small_log(folder / "log.jsonl") == LISTS
-    return played("--events", "log.jsonl", "--speed", "max", folder=folder)
+    command = ("demo", "--folder", "played", "--events", "log.jsonl", "--speed", "max")
+    done = in_process(*command, "--report", "report.json", folder=folder)
+    assert (done.exit_code, done.stdout) == (0, "")
+    return Ended(json.loads((folder / "report.json").read_text()), folder / "played", done.stderr)
 
 
 def test_every_list_of_a_log_is_answered_once(replayed: Ended) -> None:

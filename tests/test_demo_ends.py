@@ -80,13 +80,3 @@ def test_who_interrupts_a_demo_has_no_trace_and_no_process_left(
     assert errors.splitlines()[-1] == "interrupted"
     assert when != " answered " or len(stopped.children) == len(FLOWS)
     assert psutil.wait_procs(stopped.children, timeout=0)[1] == []
-
-
-def test_a_flow_that_dies_ends_the_demo_with_the_last_that_it_said(tmp_path: Path) -> None:
-    with running(tmp_path, until=" answered ") as bereaved:
-        bereaved.flow("rank").kill()
-        code, errors = bereaved.end()
-    assert code == 1
-    assert "Traceback" not in errors
-    assert "rank runs on 127.0.0.1" in errors.split("error: the rank flow ended with -9")[1]
-    assert psutil.wait_procs(bereaved.children, timeout=0)[1] == []

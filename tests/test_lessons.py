@@ -23,6 +23,7 @@ from streamrank.learning.learned import Learned
 from streamrank.lessons import Judged, Lessons, Rules, WentBack
 from streamrank.model import course, export
 from streamrank.model.export import Exported
+from streamrank.model.injection import Graph
 from streamrank.model.learner import Learner, Online, Updated, ranker_of
 from streamrank.model.ranker import Ranker, configure
 from streamrank.outside import Outside
@@ -105,18 +106,18 @@ class Memory:
 
 
 @cache
-def beginning() -> tuple[dict[str, Array], bytes]:
-    """Return the weights of a Ranker that knows nothing, and its graph."""
+def beginning() -> tuple[dict[str, Array], bytes, Graph]:
+    """Return the weights of a Ranker that knows nothing, its graph, and what others go into."""
     torch.manual_seed(0)
     ranker = course.fresh(configure(SCHEMA), lists(20, 99)).eval()
     weights = {name: tensor.numpy().copy() for name, tensor in ranker.state_dict().items()}
-    return weights, export.to_onnx(ranker)
+    return weights, export.to_onnx(ranker), Graph.of(ranker)
 
 
 def begun(stopped: Callable[[], str | None] = lambda: None) -> tuple[Lessons, Memory]:
-    weights, graph = beginning()
+    weights, onnx, graph = beginning()
     memory = Memory()
-    scorer = OnnxScorer(graph, version="v0", provider="cpu")
+    scorer = OnnxScorer(onnx, version="v0", provider="cpu")
     memory.versions["v0"] = Kept("v0", None, weights, scorer)
     outside = Outside(
         publisher=memory,
@@ -129,6 +130,7 @@ def begun(stopped: Callable[[], str | None] = lambda: None) -> tuple[Lessons, Me
         stopped=stopped,
     )
     learner = Learner.begin(weights, SCHEMA, recipe=Online(rate=3e-3))
+    learner.graph = graph  # as `graph_of` prepares it, and seconds saved for each test
     rules = Rules(batch=60, every=timedelta(seconds=2), gate=gate.Rules(lists=50, latency=100.0))
     return Lessons(learner, "v0", outside, rules), memory
 

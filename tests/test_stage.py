@@ -11,6 +11,7 @@ import pytest
 from streamrank import settings as settings_module
 from streamrank.settings import Settings
 from streamrank.stage import FLOWS, MARKER, DemoError, Stage, flows, prepare, refuse_other
+from tests.services import until
 
 BROKER = "127.0.0.1:9"
 
@@ -136,6 +137,7 @@ def test_a_flow_that_ended_is_told_with_what_it_said_last(tmp_path: Path) -> Non
         os.waitid(os.P_PID, flow, os.WEXITED | os.WNOWAIT)  # it stays for `alive` to find
         with pytest.raises(DemoError, match=r"(?s)flow ended with 1;.*\.log says:.*127\.0\.0\.1:9"):
             alive()
+    assert _children() == before
 
 
 def _children() -> set[int]:
@@ -143,5 +145,7 @@ def _children() -> set[int]:
 
 
 def _environment(pid: int) -> dict[str, str]:
+    """Return what a program was started with; the kernel shows it a moment after its start."""
+    until(lambda: psutil.Process(pid).environ() != {}, 30, "an environment")
     found: dict[str, str] = psutil.Process(pid).environ()
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,15 @@ import torch
 
 from streamrank import settings as settings_module
 from streamrank.edges import registry
+from streamrank.edges.checkpoints import Checkpoints
 from streamrank.features.inputs import digest
-from streamrank.features.schema import Schema
+from streamrank.features.schema import Schema, decode_schema
 from streamrank.learning.examples import Example
 from streamrank.learning.parity import Parity
 from streamrank.lessons import Judged
 from streamrank.model import course, export
+from streamrank.model.export import Exported
+from streamrank.model.injection import Graph
 from streamrank.model.ranker import configure
 from streamrank.model.training import Trained
 from streamrank.settings import Settings
@@ -54,12 +58,20 @@ def lists(schema: Schema, count: int, seed: int) -> list[Example]:
     return made
 
 
-def publish_first(known: Settings, learned_until: int | None = None) -> str:
-    schema = known.feature_schema()
+@cache
+def first(encoded: str) -> tuple[Exported, Graph]:
+    """Return a Ranker of a schema that knows nothing, and the graph that later ones go into."""
+    schema = decode_schema(encoded)
     torch.manual_seed(0)
     some = lists(schema, 20, 99)
     ranker = course.fresh(configure(schema), some).eval()
     exported = export.export(Trained(ranker, schema, "small", {}, 0, tuple(some[:8])))
+    return exported, Graph.of(ranker)
+
+
+def publish_first(known: Settings, learned_until: int | None = None) -> str:
+    schema = known.feature_schema()
+    exported, _ = first(schema.encode())
     return registry.publish(
         known.registry.path,
         known.model.name,
@@ -72,7 +84,10 @@ def publish_first(known: Settings, learned_until: int | None = None) -> str:
 
 
 def study(known: Settings, token: str | None = None) -> Study:
-    return opener(known, None)(token, Parity())
+    """Open as `opener` does, with a graph that was prepared once for all tests."""
+    states = Checkpoints(known.state.path or known.registry.path, "ranker-learner")
+    _, graph = first(known.feature_schema().encode())
+    return Study(known, states, token, None, lambda: None, graph)
 
 
 def weights(kept: Study) -> list[bytes]:
@@ -83,17 +98,17 @@ def weights(kept: Study) -> list[bytes]:
 def test_learning_begins_with_the_first_version_and_what_proves_itself_serves(
     known: Settings,
 ) -> None:
-    schema, kept = known.feature_schema(), study(known)
+    schema, kept = known.feature_schema(), opener(known, None)(None, Parity())
     assert list(kept.take(lists(schema, 5, 0), TIME)) == []
     assert kept.save() == ""
-    first = publish_first(known)
+    champion = publish_first(known)
     news = [one for n in range(6) for one in kept.take(lists(schema, 40, n), TIME)]
     judged = [one for one in news if isinstance(one, Judged)]
     passed = [one.version for one in judged if one.verdict.passed]
     assert passed
     assert registry.current(known.registry.path, known.model.name) == passed[-1]
     manifests = registry.versions(known.registry.path, known.model.name)
-    assert [one.version for one in manifests] == [first, *(one.version for one in judged)]
+    assert [one.version for one in manifests] == [champion, *(one.version for one in judged)]
     for one in judged:
         manifest = registry.manifest(known.registry.path, known.model.name, one.version)
         assert manifest.parent == one.parent

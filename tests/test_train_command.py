@@ -13,15 +13,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from streamrank.edges import registry
-from tests.test_cli import lines_of, small_log, streamrank, visit
+from tests.test_cli import in_process, lines_of, small_log, streamrank, visit
 
 CHECKPOINT = "ranker.training.safetensors"
 
 
 def settings(folder: Path, *, epochs: int) -> None:
     """Infer the settings of the log, with this many epochs."""
-    done = streamrank("init", "--events", "log.jsonl", folder=folder)
-    assert done.returncode == 0, done.stderr
+    assert in_process("init", "--events", "log.jsonl", folder=folder).exit_code == 0
     path = folder / "streamrank.toml"
     text = path.read_text().replace("epochs = 9", f"epochs = {epochs}")
     assert f"epochs = {epochs}" in text
@@ -35,8 +34,8 @@ def test_it_says_what_it_learned_from_and_how_it_compares(tmp_path: Path) -> Non
     late = visit(60)[:2]
     (tmp_path / "log.jsonl").write_text(lines_of([*events, *late]))
     settings(tmp_path, epochs=1)
-    done = streamrank("train", "--events", "log.jsonl", "--logs", "logs", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = in_process("train", "--events", "log.jsonl", "--logs", "logs", folder=tmp_path)
+    assert done.exit_code == 0, done.stderr
     said = " ".join(done.stderr.split())
     assert "lists of" in said
     assert "30 with feedback" in said
@@ -74,8 +73,8 @@ def test_an_interrupted_training_exits_130_and_the_next_call_goes_on(tmp_path: P
     again = streamrank(*command, "first", folder=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "training goes on from" in again.stderr
-    whole = streamrank(*command, "whole", folder=tmp_path)
-    assert whole.returncode == 0, whole.stderr
+    whole = in_process(*command, "whole", folder=tmp_path)
+    assert whole.exit_code == 0, whole.stderr
     assert "training goes on" not in whole.stderr
     weights = [next((tmp_path / name).rglob("*weights*")) for name in ("first", "whole")]
     one, two = map(load_file, weights)
