@@ -14,6 +14,8 @@ import flows.rank
 print(feast_store().__name__, "torch" in sys.modules)
 import torch
 print(torch.ones(2).sum().item())
+import typeguard
+print(typeguard.typechecked.__module__)
 """
 
 
@@ -22,4 +24,4 @@ def test_a_flow_with_a_store_does_not_import_pytorch_and_still_could() -> None:
     done = subprocess.run(
         [sys.executable, "-c", LOOK], capture_output=True, text=True, check=True, timeout=120
     )
-    assert done.stdout.split() == ["FeastStore", "False", "2.0"]
+    assert done.stdout.split() == ["FeastStore", "False", "2.0", "typeguard"]
