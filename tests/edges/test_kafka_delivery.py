@@ -198,6 +198,31 @@ def test_while_a_broker_is_away_a_flow_holds_only_so_much_for_it_and_then_waits(
     assert found[1:] == [number.to_bytes(4) for number in range(COUNT)]
 
 
+def test_progress_that_no_broker_takes_does_not_hold_a_flow_that_ends(
+    private_kafka: Kafka,
+) -> None:
+    topics = Topics(private_kafka.bootstrap)
+    topic = topics.new(partitions=1)
+    topics.write(topic, numbers(0, 10))
+    short = topics.connection | {"message.timeout.ms": 2_000}
+    part = KafkaSource(short, [topic], group=f"{topic}-group").build_part("in", f"{topic}[0]", 0)
+    until(lambda: bool(part.next_batch()), 30, "a record")
+    private_kafka.stop(kill=True)
+    part.snapshot()
+
+    def lost() -> bool:
+        try:
+            part.next_batch()
+        except BrokerUnreachable:
+            return True
+        return False
+
+    until(lost, 30, "the end of the patience")
+    begun = time.monotonic()
+    part.close()
+    assert time.monotonic() - begun < 10  # by itself librdkafka waits for 45 s
+
+
 def test_records_deleted_by_retention_stop_the_flow_loudly(topics: Topics) -> None:
     topic = topics.new(partitions=1)
     topics.write(topic, numbers(0, 100))
