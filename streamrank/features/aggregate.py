@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from streamrank.events import Interaction, Item, Ranking, Shown, User, Value
 from streamrank.features import transitions, windows
-from streamrank.features.ledger import Book, Verdict, enter
+from streamrank.features.ledger import Book, Verdict, enter, name_of
 from streamrank.features.schema import FieldKind, Schema
 from streamrank.features.transitions import Followers
 from streamrank.features.windows import Array
@@ -130,7 +130,8 @@ def deed(
         Whether it counted, and what it means for items.
     """
     at = event.timestamp
-    verdict = enter(person.book, event.id, at, rules.lateness)
+    name = event.id if isinstance(event, Interaction) else name_of("list", event.id)
+    verdict = enter(person.book, name, at, rules.lateness)
     if verdict != "new":
         return verdict, ()
     if isinstance(event, Interaction):

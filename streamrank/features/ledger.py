@@ -22,6 +22,16 @@ class Ledger:
     ids: dict[str, int] = field(default_factory=dict)
 
 
+def name_of(kind: Literal["list", "request"], event_id: str) -> str:
+    """Return under what something else than a deed is remembered: it may have the id of a deed.
+
+    Examples:
+        >>> name_of("list", "a") in ("a", name_of("request", "a"))
+        False
+    """
+    return f"{kind}\0{event_id}"
+
+
 def admit(ledger: Ledger, event_id: str, at: int, lateness: int) -> tuple[Ledger, Verdict]:
     """Decide whether an event counts.
 

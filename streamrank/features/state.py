@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from streamrank.events import Candidate, Interaction, Request, Shown
-from streamrank.features.ledger import Ledger, Verdict, admit
+from streamrank.features.ledger import Ledger, Verdict, admit, name_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,9 @@ def advance(
     at = event.timestamp
     if isinstance(event, Request):  # somebody waits for an answer: a request is never too late
         at = max(at, state.ledger.newest - rules.lateness)
-    ledger, verdict = admit(state.ledger, event.id, at, rules.lateness)
+    if isinstance(event, Shown) and name_of("request", event.id) in state.ledger.ids:
+        return state, "duplicate"  # what was asked for, told as shown
+    ledger, verdict = admit(state.ledger, _name(event), at, rules.lateness)
     if verdict != "new":
         return state, verdict
     state = _in_session(replace(state, ledger=ledger), event)
@@ -110,6 +112,12 @@ def advance(
     k = event.k if isinstance(event, Request) else None
     shown = List(event.id, event.timestamp, event.session, event.fields, event.items, k)
     return replace(state, current=shown, earlier=lists(state)[-rules.lists :]), verdict
+
+
+def _name(event: Interaction | Shown | Request) -> str:
+    if isinstance(event, Interaction):
+        return event.id
+    return name_of("request" if isinstance(event, Request) else "list", event.id)
 
 
 def lists(state: UserState) -> tuple[tuple[str, ...], ...]:

@@ -137,7 +137,7 @@ def verdict(trial: Trial) -> dict[str, Any]:
     known, now = trial.known, datetime.now(UTC)
     decoders = deployment.decoders_of(known, *fuzzing.TOPICS)
     bad: set[str] = set()
-    asked: set[str] = set()
+    asked: dict[str, str] = {}
     counts: Counter[str] = Counter()
     for record in trial.topic(*fuzzing.TOPICS):
         counts[record.topic.removeprefix(known.kafka.prefix)] += 1
@@ -145,12 +145,13 @@ def verdict(trial: Trial) -> dict[str, Any]:
         if isinstance(one, DeadLetter):
             bad.add(record.origin)
         elif isinstance(one, Read) and isinstance(one.event, Request):
-            asked.add(one.event.id)
+            asked[one.event.id] = record.origin
     set_aside: dict[str, str] = {}
     for _, message in letters.Letters(known, trial.connection).records():
         if isinstance(message, DeadLetter):
             set_aside[message.origin] = message.reason
     answers = {name for one in trial.topic("rankings") if (name := _id(one.value))}
+    silent = [origin for name, origin in asked.items() if name not in answers]
     wrong = [o for o, reason in set_aside.items() if o not in bad and "too late" not in reason]
     return {
         "records": dict(counts),
@@ -159,8 +160,8 @@ def verdict(trial: Trial) -> dict[str, Any]:
         "bad_not_set_aside": len(bad - set_aside.keys()),
         "good_set_aside": len(wrong),
         "requests": len(asked),
-        "unanswered": len(asked - answers),
-        "examples_of_faults": sorted(bad - set_aside.keys())[:5] + wrong[:5],
+        "unanswered": len(silent),
+        "examples_of_faults": sorted(bad - set_aside.keys())[:5] + wrong[:5] + silent[:5],
     }
 
 

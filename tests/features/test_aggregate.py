@@ -67,6 +67,13 @@ def test_duplicates_and_late_events_change_nothing_anywhere() -> None:
     assert user.counts == before
 
 
+def test_a_deed_and_a_list_of_the_same_id_both_count() -> None:
+    user = RULES.person()
+    listed = Shown(id=click(1).id, timestamp=NOW, user="u", items=(Candidate(id="a"),))
+    assert [deed(RULES, user, one)[0] for one in (click(1), listed)] == ["new", "new"]
+    assert [deed(RULES, user, one)[0] for one in (click(1), listed)] == ["duplicate"] * 2
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 500_000)), max_size=30))
 def test_a_user_and_the_items_count_the_same_deeds(deeds: list[tuple[int, int]]) -> None:
     user, items = RULES.person(), dict[str, Thing]()

@@ -62,6 +62,23 @@ def test_the_same_id_twice_counts_once_and_a_late_one_not_at_all() -> None:
     assert advance(state, deed(2, at=-600_001), RULES) == (state, "late")
 
 
+def test_a_deed_a_list_and_a_request_may_have_the_same_id() -> None:
+    """Somebody waits for the answer to a request, whatever else has its id."""
+    asked = Request(id="e1", timestamp=NOW, user="u", items=(Candidate(id="a"),))
+    listed = Shown(id="e1", timestamp=NOW, user="u", items=(Candidate(id="a"),))
+    state = after(deed(1), listed)
+    state, verdict = advance(state, asked, RULES)
+    assert verdict == "new"
+    assert [advance(state, one, RULES)[1] for one in (deed(1), listed, asked)] == ["duplicate"] * 3
+
+
+def test_what_was_asked_for_and_is_told_as_shown_counts_once() -> None:
+    asked = Request(id="q", timestamp=NOW, user="u", items=(Candidate(id="a"),))
+    state, _ = advance(after(), asked, RULES)
+    listed = Shown(id="q", timestamp=NOW + 9, user="u", items=(Candidate(id="a"),))
+    assert advance(state, listed, RULES) == (state, "duplicate")
+
+
 def test_a_request_is_answered_however_late_it_comes() -> None:
     state = after(deed(1, at=0))
     late = Request(id="q", timestamp=NOW - 10**9, user="u", items=(Candidate(id="a"),))
