@@ -32,7 +32,7 @@ from streamrank.learning.examples import Example, decode_example
 from streamrank.learning.gate import Verdict
 from streamrank.learning.learned import Learned
 from streamrank.model.export import ExportFailed
-from streamrank.model.learner import Learner, Updated
+from streamrank.model.learner import Learner, Updated, below
 from streamrank.outside import Outside, Scores
 from streamrank.trial import Challenger
 
@@ -172,12 +172,8 @@ class Lessons:
         ]
         self._since = now if self.waiting else None
         self.parent = words["parent"]
-        learned = {
-            name.removeprefix("learned."): array
-            for name, array in arrays.items()
-            if name.startswith("learned.")
-        }
-        self._learned, self._until = Learned.of(learned), words["learned_until"]
+        self._learned = Learned.of(below(arrays, "learned."))
+        self._until = words["learned_until"]
         self._offsets = dict(words["offsets"])
         window = self.progressive.window
         self.progressive = Progressive.resume(words["progressive"], window)

@@ -20,7 +20,7 @@ from streamrank.learning.learned import Learned
 from streamrank.lessons import Lessons, Rules
 from streamrank.model import board
 from streamrank.model.injection import Graph, NotInjectable
-from streamrank.model.learner import Learner, Online, ranker_of
+from streamrank.model.learner import Learner, Online, below, ranker_of
 from streamrank.outside import Outside
 from streamrank.publishing import Announces, Publishing
 from streamrank.settings import Settings
@@ -142,11 +142,7 @@ def resume(
 ) -> Lessons:
     """Go on from what `Lessons.state` returned; the rest is as `begin` takes it."""
     schema, model = known.feature_schema(), known.model
-    state = {
-        name.removeprefix("learner."): array
-        for name, array in arrays.items()
-        if name.startswith("learner.")
-    }
+    state = below(arrays, "learner.")
     learner = Learner.resume(state, schema, model.size, model.seed, recipe_of(known))
     learner.graph = graph
     outside = outside_of(known, announcer, stopped)

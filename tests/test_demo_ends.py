@@ -80,3 +80,13 @@ def test_who_interrupts_a_demo_has_no_trace_and_no_process_left(
     assert errors.splitlines()[-1] == "interrupted"
     assert when != " answered " or len(stopped.children) == len(FLOWS)
     assert psutil.wait_procs(stopped.children, timeout=0)[1] == []
+
+
+def test_a_flow_that_dies_ends_the_demo(tmp_path: Path) -> None:
+    with running(tmp_path, until="starting the flows") as bereaved:
+        bereaved.flow("rank").kill()
+        code, errors = bereaved.end()
+    assert code == 1
+    assert "Traceback" not in errors
+    assert "error: the rank flow ended with -9" in errors
+    assert psutil.wait_procs(bereaved.children, timeout=0)[1] == []

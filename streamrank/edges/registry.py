@@ -236,10 +236,7 @@ def weights(root: str | Path, name: str, version: str) -> dict[str, Array]:
         VersionMissing: There is no such version.
         VersionRefused: The file is missing or changed.
     """
-    models = shelf(root, name)
-    with usable(root):
-        known = manifest_of(models, name, version)
-        return arrays(version, WEIGHTS, content(known, WEIGHTS, reader(models, version)))
+    return _arrays(root, name, version, WEIGHTS)
 
 
 def learned(root: str | Path, name: str, version: str) -> dict[str, Array] | None:
@@ -249,9 +246,13 @@ def learned(root: str | Path, name: str, version: str) -> dict[str, Array] | Non
         VersionMissing: There is no such version.
         VersionRefused: The file is missing or changed.
     """
+    if LEARNED not in manifest(root, name, version).files:
+        return None
+    return _arrays(root, name, version, LEARNED)
+
+
+def _arrays(root: str | Path, name: str, version: str, file: str) -> dict[str, Array]:
     models = shelf(root, name)
     with usable(root):
         known = manifest_of(models, name, version)
-        if LEARNED not in known.files:
-            return None
-        return arrays(version, LEARNED, content(known, LEARNED, reader(models, version)))
+        return arrays(version, file, content(known, file, reader(models, version)))

@@ -4,7 +4,8 @@ A version can be published and serve before the learner's own state is written d
 crash the older state goes on from that version, and the lists between the two come again.  Their
 time does not tell which of them the version knows: a list with a click is learned when it is
 clicked, one without when its window has passed.  So each version says which lists it knows, and
-with how many labels.
+with how many labels: the newest that it learned, since what comes again was learned after the last
+snapshot, seconds before.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
@@ -20,19 +22,17 @@ from streamrank.features.inputs import Array
 from streamrank.learning.examples import Example
 
 MOST = 65_536
-"""Lists that are known one by one: far more than come again after a crash."""
+"""Lists that are known: far more than are learned between two snapshots."""
 
 
 @dataclass
 class Learned:
-    """The lists that were learned from: the newest each by itself, those before by their time.
+    """The lists that were learned from.
 
     Attributes:
         base: Lists scored before this, epoch milliseconds, were learned with all of their
             feedback, as a log that was trained on holds it.
-        until: Lists scored before this were learned; corrections of them may still come.
-        lists: Those that are known one by one, by hash: when each was scored, and how many
-            labels of it were learned.
+        lists: Those that a learner learned from last, by hash: with how many labels each.
         most: How many these are at most.
 
     Examples:
@@ -46,8 +46,7 @@ class Learned:
     """
 
     base: int = 0
-    until: int = 0
-    lists: dict[int, tuple[int, int]] = field(default_factory=dict)
+    lists: dict[int, int] = field(default_factory=dict)
     most: int = MOST
 
     def new_in(self, example: Example) -> Example | None:
@@ -56,32 +55,31 @@ class Learned:
             return None
         known = self.lists.get(_name(example))
         if known is None:
-            return None if example.at < self.until and not example.revision else example
-        if _labels(example) <= known[1]:
+            return example
+        if _labels(example) <= known:
             return None
         return dataclasses.replace(example, revision=max(1, example.revision))
 
     def take(self, examples: Iterable[Example]) -> None:
-        """Take in what is learned now; of the oldest only the time stays."""
-        self.lists |= {_name(one): (one.at, _labels(one)) for one in examples}
-        for name in list(self.lists)[: max(0, len(self.lists) - self.most)]:
-            self.until = max(self.until, self.lists.pop(name)[0])
+        """Take in what is learned now; what was learned first is forgotten."""
+        self.lists |= {_name(one): _labels(one) for one in examples}
+        for name in list(islice(self.lists, max(0, len(self.lists) - self.most))):
+            del self.lists[name]
 
     def arrays(self) -> dict[str, Array]:
         """Return all of it as int64 arrays, for a file."""
-        rows = [(name, *known) for name, known in self.lists.items()]
+        count = len(self.lists)
         return {
-            "lists": np.array(rows, np.int64).reshape(len(rows), 3),
-            "before": np.array([self.base, self.until], np.int64),
+            "lists": np.fromiter(self.lists, np.int64, count),
+            "labels": np.fromiter(self.lists.values(), np.int64, count),
+            "base": np.array([self.base], np.int64),
         }
 
     @classmethod
     def of(cls, arrays: Mapping[str, Array]) -> Learned:
         """Return what `arrays` gave."""
-        base, until = arrays["before"].tolist()
-        return cls(
-            base, until, {name: (at, labels) for name, at, labels in arrays["lists"].tolist()}
-        )
+        pairs = zip(arrays["lists"].tolist(), arrays["labels"].tolist(), strict=True)
+        return cls(int(arrays["base"][0]), dict(pairs))
 
 
 def _name(example: Example) -> int:

@@ -343,8 +343,8 @@ class Learner:
         Raises:
             ValueError: It is no state of such a learner.
         """
-        learner = cls.begin(_below(state, "mean."), schema, size, seed, recipe)
-        learner._ranker.load_state_dict(_tensors(_below(state, "weights.")))
+        learner = cls.begin(below(state, "mean."), schema, size, seed, recipe)
+        learner._ranker.load_state_dict(_tensors(below(state, "weights.")))
         for name, weight in learner._ranker.named_parameters():
             moments = {key: state.get(f"{key}.{name}") for key in MOMENTS}
             if all(found is not None for found in moments.values()):
@@ -434,7 +434,13 @@ def _tensors(arrays: Mapping[str, Array]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
 
 
-def _below(state: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+def below(state: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    """Return the arrays whose names begin with a prefix, without it.
+
+    Examples:
+        >>> list(below({"a.x": np.zeros(1), "b.x": np.ones(1)}, "a."))
+        ['x']
+    """
     return {
         name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)
     }

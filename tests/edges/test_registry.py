@@ -86,7 +86,7 @@ def test_what_is_published_is_found_verified_and_scores(root: Root) -> None:
 def test_a_version_says_which_lists_it_knows_where_a_learner_made_it(root: Root) -> None:
     by_a_log = publish(root)
     assert registry.learned(root, "ranker", by_a_log.version) is None
-    known = {"lists": np.arange(6).reshape(2, 3), "before": np.array([7, 8])}
+    known = {"lists": np.arange(6), "base": np.array([7])}
     by_a_learner = publish(root, learned=known)
     found = registry.learned(root, "ranker", by_a_learner.version)
     assert found is not None

@@ -1,4 +1,4 @@
-"""What was learned is known one list by one, and of the oldest lists by their time."""
+"""What was learned is known list by list, and with how many labels."""
 
 from __future__ import annotations
 
@@ -44,14 +44,19 @@ def test_what_a_log_taught_is_known_with_all_of_its_feedback() -> None:
     assert known.new_in(one("r", 20)) is not None
 
 
-def test_of_the_oldest_only_the_time_is_known_and_their_corrections_still_count() -> None:
+def test_a_list_whose_window_ends_late_is_new_however_many_were_learned_meanwhile() -> None:
+    """Without a click a list is over when its window is; those with one are far ahead by then."""
     known = Learned(most=2)
-    known.take([one("a", 10), one("b", 11), one("c", 12)])
-    assert len(known.lists) == 2
-    assert known.new_in(one("a", 10)) is not None  # not surely learned: 10 is not before 10
-    assert known.new_in(one("x", 9)) is None
-    assert known.new_in(one("x", 9, revision=1)) is not None
-    assert known.new_in(one("b", 11)) is None
+    known.take([one(f"clicked{n}", 100 + n) for n in range(5)])
+    waited = one("not clicked", 10, labels=0)
+    assert known.new_in(waited) is waited
+
+
+def test_what_was_learned_first_is_forgotten_first() -> None:
+    known = Learned(most=2)
+    known.take([one("a", 30), one("b", 20)])
+    known.take([one("c", 10)])
+    assert [known.new_in(one(name, 40)) is None for name in "abc"] == [False, True, True]
 
 
 @given(
