@@ -160,9 +160,6 @@ def for_consumer(settings: Settings, group: str, fetch_wait_ms: int) -> dict[str
         # By default a full queue stops fetching for a whole second.
         "fetch.queue.backoff.ms": 5,
         "reconnect.backoff.max.ms": 2000,
-        # Nobody joins the group, so there is no session: it is for how long a commit waits for a
-        # broker that is away, and with it the end of the flow.
-        "session.timeout.ms": 5000,
     }
 
 

@@ -7,6 +7,7 @@ waiting: an idle partition costs a look into an empty list.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import threading
 import time
@@ -131,6 +132,15 @@ def _down(outage: list[float], error: Code) -> None:
     if error.code() == Code._ALL_BROKERS_DOWN and not outage:
         outage.append(time.monotonic())
     log.warning("kafka: %s", error.str())
+
+
+def _abandon(consumer: Consumer) -> None:
+    """Let a consumer stay until the process ends.
+
+    To close or to destroy it waits for a commit that was under way when the broker died, and there
+    is no limit to that: the flow would not end.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(consumer))
 
 
 class _Watch:
@@ -291,14 +301,19 @@ class _Feed:
         Raises:
             BrokerUnreachable: None does.
         """
-        try:
-            self.consumer.list_topics(timeout=PATIENCE)
-        except KafkaException as error:
+        if not self._answers(PATIENCE):
             raise BrokerUnreachable(
                 f"no Kafka broker has answered at {self._address} for {self._patience:.0f} s "
                 "(kafka.delivery_timeout); nothing is lost: start the flow again"
-            ) from error
+            )
         self._outage.clear()
+
+    def _answers(self, within: float) -> bool:
+        try:
+            self.consumer.list_topics(timeout=within)
+        except KafkaException:
+            return False
+        return True
 
     # --- progress -------------------------------------------------------------------------
 
@@ -318,8 +333,11 @@ class _Feed:
         self._held -= len(self.waiting.pop(where, []))
         if not self.waiting and not self.closed:
             self.closed = True
-            self._commit()
-            self.consumer.close()
+            if self._answers(PATIENCE):
+                self._commit()
+                self.consumer.close()
+            else:
+                _abandon(self.consumer)
 
 
 class _Partition(StatefulSourcePartition[Incoming, int]):
