@@ -9,7 +9,7 @@ from zlib import crc32
 
 from streamrank.changes import Changes
 from streamrank.edges.broker import HeldProducer
-from streamrank.edges.kafka import Reader
+from streamrank.edges.kafka import Incoming, Reader
 from streamrank.events import Candidate, Event, Ranking, Request, decode_ranking
 from streamrank.stage import DemoError, Stage
 from streamrank.tally import Tally
@@ -57,8 +57,11 @@ class Drive:
 
     def receive(self, wait: float) -> Iterator[Ranking]:
         """Give the first answers to requests that have come; wait for one at most so long (s)."""
+        yield from self._taken(self.reader.poll(wait))
+
+    def _taken(self, records: Iterable[Incoming]) -> Iterator[Ranking]:
         dead = self.stage.known.topic("dead-letters")
-        for record in self.reader.poll(wait):
+        for record in records:
             self.tally.records += 1
             if record.topic == dead:
                 self.tally.dead_letters += 1
@@ -126,11 +129,8 @@ class Drive:
 
     def rest(self) -> None:
         """Take what the flows still wrote while they stopped."""
-        taken = -1
-        while taken != self.tally.records:
-            taken = self.tally.records
-            for _ in self.receive(0.5):
-                pass
+        for _ in self._taken(self.reader.rest(PATIENCE)):
+            pass
 
 
 def _first_requests(now: int) -> list[Request]:

@@ -40,6 +40,8 @@ LOOK_EVERY = 0.02
 """Seconds between two looks at how far the flows are."""
 FIRST_RECORDS = 500
 """Records that may be under way while nobody knows yet how much the flows write for each."""
+FOLLOWED = 60.0
+"""Seconds within which what the flows wrote must be here."""
 Where = tuple[str, int]
 
 
@@ -264,18 +266,27 @@ class HeldProducer:
             return
         self._looked = now
         positions = self._positions()
+        done = 0
         for where, unread in self._unread.items():
-            done = unread.read_up_to(positions.get(where, 0))
-            self._done += done
-            self._open -= done
-        while self._tail is not None and (records := self._tail.poll(0)):
-            for record in records:
-                where = record.topic, record.partition
-                size = len(record.value) + len(record.key or b"") + OVERHEAD
-                self._outputs.setdefault(where, _Unread()).add(record.offset, size)
-                self._written[where] = self._written.get(where, 0) + size
+            done += unread.read_up_to(positions.get(where, 0))
+        self._done += done
+        self._open -= done
+        if self._tail is not None:
+            self._follow(self._tail, to_the_end=done > 0)
         for where, unread in self._outputs.items():
             unread.read_up_to(positions.get(where, 0))
+
+    def _follow(self, tail: Reader, *, to_the_end: bool) -> None:
+        """Count what the flows wrote.
+
+        For a record that is no longer open all of it must be counted: else the flows seem to write
+        less than they do, and too much is sent.
+        """
+        for record in tail.rest(FOLLOWED) if to_the_end else tail.poll(0):
+            where = record.topic, record.partition
+            size = len(record.value) + len(record.key or b"") + OVERHEAD
+            self._outputs.setdefault(where, _Unread()).add(record.offset, size)
+            self._written[where] = self._written.get(where, 0) + size
 
     def _positions(self) -> dict[Where, int]:
         slowest: dict[Where, int] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -11,6 +11,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from streamrank.edges.kafka_client import BATCH, Broker, as_incoming, failed, span
 from streamrank.edges.kafka_connection import Incoming, Settings, for_consumer
+from streamrank.edges.kafka_errors import BrokerUnreachable
 
 
 class Reader:
@@ -64,6 +65,23 @@ class Reader:
             self._next[record.topic, record.partition] = record.offset + 1
             records.append(record)
         return records
+
+    def rest(self, within: float) -> Iterator[Incoming]:
+        """Give all that the topics hold by now.
+
+        Args:
+            within: Seconds that it may take.
+
+        Raises:
+            BrokerUnreachable: It takes longer.
+            OffsetGone: Records were deleted before they were read.
+        """
+        deadline = time.monotonic() + within
+        ends = {where: span(self._consumer, *where)[1] for where in self._next}
+        while any(self._next[where] < end for where, end in ends.items()):
+            if time.monotonic() > deadline:
+                raise BrokerUnreachable(f"the broker did not give all of {ends} in {within:.0f} s")
+            yield from self.poll(0.01)
 
     def close(self) -> None:
         """Leave the broker."""

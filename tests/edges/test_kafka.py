@@ -487,6 +487,19 @@ def test_a_reader_sees_everything_and_from_the_end_only_what_is_new(embedded: To
     assert {one.key for one in seen["new"]} == {b"b"}
 
 
+def test_the_rest_is_all_that_a_topic_holds_at_once_and_nothing_twice(embedded: Topics) -> None:
+    topic = embedded.new()
+    with Reader(embedded.connection, [topic]) as reader:
+        assert list(reader.rest(10)) == []
+        embedded.write(topic, numbers(0, 3000), key="a")
+        assert values(list(reader.rest(10))) == numbers(0, 3000)
+        embedded.write(topic, numbers(3000, 3001), key="b")
+        assert values(list(reader.rest(10))) == numbers(3000, 3001)
+        embedded.write(topic, numbers(3001, 3002), key="b")
+        with pytest.raises(BrokerUnreachable, match="did not give all of"):
+            list(reader.rest(-1))
+
+
 def test_a_connection_takes_tls_and_sasl_from_settings_and_the_password_from_secrets() -> None:
     section = KafkaSection(
         bootstrap_servers="kafka:9093",

@@ -118,7 +118,8 @@ def test_a_flow_whose_broker_stays_away_stops_loudly_with_exit_code_1(
     edges.create(project.known, Secrets())
     project.send("requests", *requests(project, 0, 20))
     with project.running(*RANK) as flow:
-        until(lambda: len(answered(project)) == 20, 60, "every request is answered")
+        served = project.known.topic("served")  # written last: nothing is under way to the broker
+        until(lambda: len(project.topics.values(served)) == 20, 60, "every list is served")
         private_kafka.stop(kill=True)
         assert flow.wait(60) == 1
     said = (project.folder / "rank.log").read_text()
