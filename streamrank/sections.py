@@ -224,6 +224,8 @@ class LearnSection(Section):
     """How long a new list waits for an update that has fewer."""
     memory: Annotated[int, Field(ge=1, le=10_000_000)] = 2000
     """Old lists that are remembered, to be learned from again."""
+    past: Literal["even", "fading"] = "even"
+    """even: all old lists are remembered alike; fading: newer ones better than older ones."""
     replay: Annotated[float, Field(ge=0, le=100)] = 3.0
     """Old lists that are learned from again with each new one."""
     rate: Annotated[float, Field(gt=0, le=1)] = 3e-4

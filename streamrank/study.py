@@ -45,7 +45,9 @@ def rules_of(known: Settings, every: timedelta | None) -> Rules:
 def recipe_of(known: Settings) -> Online:
     """Return how the model goes on learning."""
     learn = known.learn
-    return Online(rate=learn.rate, replay=learn.replay, memory=learn.memory)
+    return Online(
+        rate=learn.rate, replay=learn.replay, memory=learn.memory, fading=learn.past == "fading"
+    )
 
 
 def outside_of(

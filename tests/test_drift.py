@@ -87,7 +87,9 @@ def test_a_learner_hears_the_opposite_from_a_time_on() -> None:
 @pytest.mark.slow
 def test_reversed_labels_do_not_reach_what_is_served(tmp_path: Path) -> None:
     given = drift.case(600, 200, 700, shift=True, size=SIZE)
-    known = settings.changed(drift.train(given, tmp_path, 4, 1e-3, Console(quiet=True)), FEW)
+    known = settings.changed(
+        drift.train(given, tmp_path, 4, {"rate": 1e-3}, Console(quiet=True)), FEW
+    )
     found = drift.turned(drift.case(600, 50, 350, shift=False, size=SIZE), known)
     assert found["online"]["not_believed"] > 0
     assert found["worst_ndcg_ratio"] >= 0.98

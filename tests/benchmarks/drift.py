@@ -161,12 +161,22 @@ def log_of(world: World, lists: int, seed: int) -> Iterator[Event | Request]:
         yield heapq.heappop(coming)[2]
 
 
-def train(given: Case, folder: Path, epochs: int, rate: float, console: Console) -> Settings:
-    """Train a version from the first lists, and return the settings that name its registry."""
+def train(
+    given: Case, folder: Path, epochs: int, learn: dict[str, Any], console: Console
+) -> Settings:
+    """Train a version from the first lists, and return the settings that name its registry.
+
+    Args:
+        given: The log.
+        folder: Where the registry goes.
+        epochs: Passes over the first lists.
+        learn: How it goes on learning, as in `[learn]`.
+        console: Where to say how it goes.
+    """
     own: dict[str, dict[str, Any]] = {
         "registry": {"path": str(folder)},
         "model": {"epochs": epochs},
-        "learn": {"rate": rate},
+        "learn": learn,
     }
     known = settings.changed(given.known, own)
     lane = replay.lane_of(known, AsShown(), NOW)
@@ -325,6 +335,9 @@ def main() -> None:
         help="to be learned from at first, then measured before the change, and after it",
     )
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of the updates")
+    parser.add_argument("--memory", type=int, default=2000, help="old lists that are remembered")
+    parser.add_argument("--replay", type=float, default=3.0, help="old lists for each new one")
+    parser.add_argument("--past", choices=("even", "fading"), default="even")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path, help="write the log of changing tastes, and end")
@@ -339,7 +352,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         learned, before, after = asked.lists
         changed = case(learned, before, after, shift=True, seed=asked.seed)
-        known = train(changed, Path(folder), asked.epochs, asked.rate, console)
+        names = ("rate", "memory", "replay", "past")
+        learn = {name: getattr(asked, name) for name in names}
+        known = train(changed, Path(folder), asked.epochs, learn, console)
+        report["learn"] = learn
         report["taste"] = taste(changed, known)
         same = case(learned, before, min(before, after), shift=False, seed=asked.seed)
         report["reversed"] = turned(same, known)
