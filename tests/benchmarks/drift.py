@@ -339,11 +339,13 @@ def main() -> None:
     parser.add_argument("--replay", type=float, default=3.0, help="old lists for each new one")
     parser.add_argument("--past", choices=("even", "fading"), default="even")
     parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--shoppers", type=int, default=SIZE.shoppers)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path, help="write the log of changing tastes, and end")
     asked, console = parser.parse_args(), Console()
+    size = replace(SIZE, shoppers=asked.shoppers)
     if asked.log:
-        changed = case(*asked.lists, shift=True, seed=asked.seed)
+        changed = case(*asked.lists, shift=True, size=size, seed=asked.seed)
         asked.log.write_bytes(b"".join(one.encode() + b"\n" for one in changed.events))
         return
     if not asked.report:
@@ -351,13 +353,13 @@ def main() -> None:
     begun, report = time.monotonic(), dict[str, Any]()
     with tempfile.TemporaryDirectory() as folder:
         learned, before, after = asked.lists
-        changed = case(learned, before, after, shift=True, seed=asked.seed)
+        changed = case(learned, before, after, shift=True, size=size, seed=asked.seed)
         names = ("rate", "memory", "replay", "past")
         learn = {name: getattr(asked, name) for name in names}
         known = train(changed, Path(folder), asked.epochs, learn, console)
         report["learn"] = learn
         report["taste"] = taste(changed, known)
-        same = case(learned, before, min(before, after), shift=False, seed=asked.seed)
+        same = case(learned, before, min(before, after), shift=False, size=size, seed=asked.seed)
         report["reversed"] = turned(same, known)
     report["seconds"] = round(time.monotonic() - begun, 1)
     report["machine"] = f"{os.cpu_count()} CPUs, {platform.machine()}"
