@@ -86,7 +86,8 @@ class Course:
         how: The recipe.
         seed: Of weights, order and dropout.
         start: Weights that it starts from, by name; all others are fresh.
-        on_step: Told after each step of how many lists it was, loss, norm of the gradient, rate.
+        on_step: Told after each step of how many lists it was, loss (also by head), norm of the
+            gradient, rate.
     """
 
     config: Configuration
@@ -138,12 +139,13 @@ class Course:
         fed = tensors(batch)
         scores = self.ranker(**fed)
         size = scores.shape[1]
-        loss = losses.loss_of(
+        costs = losses.by_head(
             scores,
             targets(batch, size),
             fed["candidate_items"] != 0,
             weights=None if self._rarity is None else self._rarity.weights(batch, size),
         )
+        loss = costs.sum()
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.ranker.parameters(), self.how.clip)
@@ -151,7 +153,10 @@ class Course:
         self.averaged.update(self.ranker)
         self.steps += 1
         rate = self.optimizer.param_groups[-1]["lr"]
-        return {"loss": loss.item(), "gradient": norm.item(), "rate": rate}
+        heads = zip(self.config.heads, costs.tolist(), strict=True)
+        return {"loss": loss.item(), "gradient": norm.item(), "rate": rate} | {
+            f"loss/{head}": cost for head, cost in heads
+        }
 
     def state(self) -> dict[str, Tensor]:
         """Return all that the next steps follow from."""

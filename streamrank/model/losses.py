@@ -55,6 +55,26 @@ def loss_of(
         >>> bool(better < loss_of(torch.zeros(1, 3, 1), labels, there))
         True
     """
+    return by_head(scores, labels, there, weights=weights, rates=rates).sum()
+
+
+def by_head(
+    scores: Tensor,
+    labels: Tensor,
+    there: Tensor,
+    *,
+    weights: Tensor | None = None,
+    rates: Tensor | None = None,
+) -> Tensor:
+    """Return what each head costs, (heads,): `loss_of` is their sum.
+
+    Args:
+        scores: As `loss_of` takes it.
+        labels: As `loss_of` takes it.
+        there: As `loss_of` takes it.
+        weights: As `loss_of` takes it.
+        rates: As `loss_of` takes it.
+    """
     return listwise(scores, labels, there, weights, rates) + POINTWISE * pointwise(
         scores, labels, there, weights, rates
     )
@@ -67,7 +87,7 @@ def listwise(
     weights: Tensor | None = None,
     rates: Tensor | None = None,
 ) -> Tensor:
-    """Return the cross-entropy of the shares, the mean over the lists that a head can order.
+    """Return the cross-entropy of the shares by head, the mean over the lists that it can order.
 
     A list counts where some of its candidates have the label and others do not.
 
@@ -92,7 +112,7 @@ def listwise(
     wanted = labels.sum(1)  # (B, heads)
     counted = ((wanted > 0) & (wanted < there.sum(1, keepdim=True))) / wanted.clamp(min=1)
     costs = (-(worth * shares).sum(1) * counted).sum(0)
-    return (costs / (worth.sum(1) * counted).sum(0).clamp(min=1e-9)).sum()
+    return costs / (worth.sum(1) * counted).sum(0).clamp(min=1e-9)
 
 
 def pointwise(
@@ -102,7 +122,7 @@ def pointwise(
     weights: Tensor | None = None,
     rates: Tensor | None = None,
 ) -> Tensor:
-    """Return the negative log likelihood of all labels, in nats a list, the mean over lists.
+    """Return the negative log likelihood of the labels by head, in nats a list, the mean of lists.
 
     A label that counts w times is like odds that are w times as high: to learn with weights,
     and still the odds that are, log w is added to the scores first.  Where of the candidates
@@ -125,4 +145,4 @@ def pointwise(
     each = functional.binary_cross_entropy_with_logits(
         scores, labels, reduction="none", pos_weight=weights
     )
-    return (each * there[..., None]).sum((1, 2)).mean()
+    return (each * there[..., None]).sum(1).mean(0)

@@ -11,9 +11,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -89,7 +87,7 @@ def pretrain(
     config: Configuration,
     *,
     seed: int = 0,
-    logs: Path | None = None,
+    writer: SummaryWriter | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     recipe: Recipe | None = None,
 ) -> dict[str, Tensor]:
@@ -99,7 +97,7 @@ def pretrain(
         examples: Lists in time order; overlapping histories of a user count once.
         config: Of the Ranker.
         seed: Of weights, order, spans, negatives and dropout.
-        logs: Folder for TensorBoard, which gets `pretraining/...`.
+        writer: Of TensorBoard, which gets `pretraining/...` over the steps.
         on_progress: Told after every step.
         recipe: How to learn.
 
@@ -111,11 +109,10 @@ def pretrain(
     if len(rows) < 2:
         return {}
     how = recipe or Recipe()
-    writer = SummaryWriter(str(logs)) if logs else None
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.random.fork_rng(devices=[]), writer or nullcontext():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return _Course(rows, config, how, seed, writer, on_progress).run()
     finally:
@@ -206,10 +203,10 @@ class _Course:
 
     def run(self) -> dict[str, Tensor]:
         best, since, weights = np.inf, 0, self.mean.state_dict()
-        for epoch in range(self.how.epochs):
+        for _ in range(self.how.epochs):
             self._epoch()
             loss = self._held()
-            self._log({"pretraining/validation": loss}, epoch)
+            self._log({"pretraining/validation": loss}, self.steps)
             since += 1
             if loss < best:
                 best, since, weights = loss, 0, copy.deepcopy(self.mean.state_dict())

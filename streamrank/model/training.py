@@ -166,7 +166,7 @@ def train(
         of = checkpoint.digest(usable, schema.encode(), size, seed, sorted(asdict(how).items()))
         saved = Checkpoint(checkpoint_file, of)
     with repeatable(seed), _writer(logs) as writer:
-        run = _Run(configure(schema, size), how, seed, logs, writer, saved, on_progress, taught)
+        run = _Run(configure(schema, size), how, seed, writer, saved, on_progress, taught)
         older, newer = split(usable)
         run.clock.total = how.epochs * (len(older) * bool(newer) + len(usable))
         best, figures, systems = how.epochs, dict[str, float](), dict[str, dict[str, float]]()
@@ -280,14 +280,13 @@ class _Run:
         config: Configuration,
         how: Recipe,
         seed: int,
-        logs: Path | None,
         writer: SummaryWriter | None,
         saved: Checkpoint | None,
         on_progress: Callable[[Progress], None] | None,
         taught: Callable[[Sequence[Example]], Sequence[Example]] | None = None,
     ) -> None:
         self.config, self.how, self.seed, self.taught = config, how, seed, taught
-        self.logs, self.writer, self.saved = logs, writer, saved
+        self.writer, self.saved = writer, saved
         self.on_progress, self.clock = on_progress, _Clock(on_progress)
         self.state = (saved.load() if saved else None) or {}
         self.held: list[Tensor] = []
@@ -345,9 +344,9 @@ class _Run:
                 told = Progress("pre-training", now.done, now.total, now.rate, now.loss)
                 self.on_progress(told)
 
-        logs = self.logs if stage == "fine-tuning" else None
+        writer = self.writer if stage == "fine-tuning" else None
         return pretraining.pretrain(
-            examples, self.config, seed=self.seed, logs=logs, on_progress=tell
+            examples, self.config, seed=self.seed, writer=writer, on_progress=tell
         )
 
     def _save(self, course: Course, stage: str) -> None:

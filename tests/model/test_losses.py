@@ -54,6 +54,15 @@ def test_the_probability_costs_its_log_loss_a_list() -> None:
     assert found.item() == pytest.approx(expected, abs=1e-9)
 
 
+def test_the_heads_share_the_loss() -> None:
+    """Each head costs what it would alone."""
+    scores, there = torch.randn(4, 3, 2), HERE.expand(4, -1)
+    labels = (torch.rand(4, 3, 2) < 0.4).float()
+    alone = [losses.loss_of(scores[..., [n]], labels[..., [n]], there).item() for n in (0, 1)]
+    assert losses.by_head(scores, labels, there).tolist() == pytest.approx(alone)
+    assert losses.loss_of(scores, labels, there).item() == pytest.approx(sum(alone))
+
+
 def least(labels: Tensor, **changes: Tensor) -> Tensor:
     """Return the scores, one a candidate and the same in all lists, that cost the least."""
     scores = torch.zeros(1, labels.shape[1], 1, dtype=torch.float64, requires_grad=True)

@@ -16,6 +16,7 @@ from streamrank.features.inputs import Array
 from streamrank.features.schema import Schema, hashed
 from streamrank.features.state import Step, UserState
 from streamrank.learning.examples import Example
+from streamrank.model import board
 from streamrank.model.pretraining import (
     Progress,
     Recipe,
@@ -60,7 +61,8 @@ def test_the_order_of_items_is_learned_by_either_task(masked: float, tmp_path: P
     )
     for ordered in (True, False):
         logs = tmp_path / str(ordered)
-        pretrain(visits(400, ordered=ordered), sure, recipe=recipe, logs=logs)
+        with board.writer(logs) as writer:
+            pretrain(visits(400, ordered=ordered), sure, recipe=recipe, writer=writer)
         events = EventAccumulator(str(logs)).Reload().Scalars("pretraining/validation")
         losses[ordered] = [event.value for event in events]
     assert min(losses[True]) < np.log(4)

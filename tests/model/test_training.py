@@ -205,6 +205,25 @@ def test_the_logs_hold_losses_rates_quality_by_epoch_and_scores(tmp_path: Path) 
     assert held.Tags()["histograms"] == ["validation/scores/click", "fine-tuning/scores/click"]
 
 
+def test_the_logs_hold_pretraining_and_the_loss_of_each_head_in_one_file(tmp_path: Path) -> None:
+    """TensorBoard, while it runs, reads on in the newest file of a folder alone."""
+    bought = dataclasses.replace(SCHEMA, conversion="view")
+    lists = [
+        dataclasses.replace(one, labels=np.repeat(one.labels, 2, axis=1) * [1, n % 2])
+        for n, one in enumerate(sequences(60))
+    ]
+    train(lists, bought, recipe=dataclasses.replace(QUICK, pretrain=True), logs=tmp_path)
+    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
+    held = event_accumulator.EventAccumulator(str(tmp_path)).Reload()
+    read = {tag: [one.value for one in held.Scalars(tag)] for tag in held.Tags()["scalars"]}
+    assert len(read["pretraining/loss"]) >= len(read["pretraining/validation"]) > 0
+    for stage in ("choosing", "fine-tuning"):
+        heads = zip(read[f"{stage}/loss/click"], read[f"{stage}/loss/view"], strict=True)
+        assert read[f"{stage}/loss"] == pytest.approx([sum(both) for both in heads])
+    assert {"validation/log_loss", "validation/view.log_loss"} <= read.keys()
+    assert "fine-tuning/scores/view" in held.Tags()["histograms"]
+
+
 def test_a_list_without_feedback_is_learned_from_and_one_without_candidates_is_not() -> None:
     lists = sequences(40)
     silent = dataclasses.replace(lists[3], labels=np.zeros_like(lists[3].labels))
