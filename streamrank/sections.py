@@ -200,6 +200,8 @@ class ModelSection(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")] = "ranker"
     size: Literal["small", "base", "large"] = "small"
     epochs: Annotated[int, Field(ge=1, le=1000)] = 9
+    start: Literal["fresh", "pretrained"] = "fresh"
+    """pretrained: the history's encoder first learns what people did next, whatever the labels."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 

@@ -74,13 +74,14 @@ def train(
     from streamrank.model import export, training
 
     schema, model = known.feature_schema(), known.model
+    recipe = training.Recipe(epochs=model.epochs, pretrain=model.start == "pretrained")
     try:
         with _progress(console) as on_progress:
             trained = training.train(
                 examples,
                 schema,
                 size=model.size,
-                epochs=model.epochs,
+                recipe=recipe,
                 seed=model.seed,
                 logs=logs,
                 on_progress=on_progress,

@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
 
 from streamrank import deployment, infer, replay, versions
 from streamrank import settings as settings_module
@@ -64,6 +67,16 @@ def test_what_was_learned_is_published_and_serves(known: Settings, examples: lis
     heads = 1 if known.events.conversion is None else 2
     scored = scorer.score([one.inputs for one in examples])
     assert [scores.shape for scores in scored] == [(6, heads)] * len(examples)
+
+
+@pytest.mark.parametrize("start", ["fresh", "pretrained"])
+def test_a_version_may_start_from_what_people_did(
+    start: str, known: Settings, examples: list[Example], tmp_path: Path
+) -> None:
+    known = settings_module.changed(known, {"model": {"start": start}})
+    versions.train(examples, known, quiet(), logs=tmp_path / "logs")
+    held = EventAccumulator(str(tmp_path / "logs")).Reload()
+    assert ("pretraining/loss" in held.Tags()["scalars"]) == (start == "pretrained")
 
 
 def all_clicked(examples: list[Example]) -> list[Example]:
