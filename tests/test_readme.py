@@ -59,6 +59,14 @@ def test_the_list_of_features_is_the_one_that_computes_them() -> None:
     assert rows == [f"| `{one.name}` | {one.meaning} |" for one in known]
 
 
+def test_every_picture_is_there_and_small_and_the_readme_says_what_draws_it() -> None:
+    shown = set(re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README))
+    assert shown == {str(one.relative_to(ROOT)) for one in (ROOT / "infra/pictures").iterdir()}
+    for name in shown:
+        assert (ROOT / name).stat().st_size < 150_000
+        assert f"--picture {Path(name).name}" in README
+
+
 def test_the_changelog_and_the_readme_name_no_place_of_our_machines() -> None:
     for path in (ROOT / "README.md", ROOT / "CHANGELOG.md"):
         assert not re.search(
