@@ -406,16 +406,18 @@ def main() -> None:
         return
     if given.report is None:
         parser.error("--report is required")
+    axes, machine = dict[str, list[Point]](), f"{os.cpu_count()} CPUs, {platform.machine()}"
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model.onnx"
         if not set(given.axes) <= set(FLOW):
             model.write_bytes(graph())
-        axes = {axis: measured(axis, given.most, model) for axis in given.axes}
-    machine = f"{os.cpu_count()} CPUs, {platform.machine()}, load {os.getloadavg()[0]:.1f}"
-    show(axes, Console())
-    draft = given.report.with_name(given.report.name + ".part")
-    draft.write_text(json.dumps({"machine": machine, "axes": axes}, indent=2) + "\n")
-    draft.replace(given.report)
+        for axis in given.axes:  # some take minutes: each is told and kept as soon as it is there
+            axes[axis] = measured(axis, given.most, model)
+            show({axis: axes[axis]}, Console())
+            report = {"machine": f"{machine}, load {os.getloadavg()[0]:.1f}", "axes": axes}
+            draft = given.report.with_name(given.report.name + ".part")
+            draft.write_text(json.dumps(report, indent=2) + "\n")
+            draft.replace(given.report)
     if given.picture:
         from tests.benchmarks import pictures
 
