@@ -15,7 +15,7 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
-from streamrank import deployment, operators, steps, steps_ranking
+from streamrank import deployment, operators, steps, steps_ranking, steps_retrieval
 from streamrank.edges.kafka import Incoming, Outgoing
 from streamrank.edges.store import FeatureStore
 from streamrank.features import packed
@@ -60,9 +60,8 @@ def build(
     tracked = operators.keep("track_users", by_user, UserState, track, ttl, now, room, form)
 
     queries = op.key_rm("queries", tracked)
-    filled = op.flat_map_batch(
-        "retrieve", queries, timed("retrieve", partial(steps_ranking.retrieve, plan, store))
-    )
+    retrieve = partial(steps_retrieval.retrieve, plan, store, scorer)
+    filled = op.flat_map_batch("retrieve", queries, timed("retrieve", retrieve))
     enriched = op.flat_map_batch(
         "enrich", filled, timed("enrich", partial(steps_ranking.enrich, plan, store))
     )

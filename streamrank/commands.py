@@ -70,15 +70,17 @@ def replay(
             found = replaying.survey(records, known, now)
         out = stack.enter_context(_lines(rankings))
         published: list[dict[str, Any]] = []
-        scorer = AsShown() if learns else deployment.scorer_of(known)
+        load = deployment.loader_of(known)
+        scorer = AsShown() if learns else deployment.scorer_of(known, load)
+        lane = replaying.lane_of(known, scorer, now)
         run = replaying.Replay(
             known,
             found,
             learn_until,
-            replaying.lane_of(known, scorer, now),
-            train=versions.trainer(known, published, console) if learns else None,
+            lane,
+            train=versions.trainer(known, published, console, lane.trails) if learns else None,
             begin=versions.beginner(known) if learns and not freeze else None,
-            load=lambda version: deployment.loader_of(known)(version).scorer,
+            load=lambda version: load(version).scorer,
             on_ranking=out,
         )
         with reading.records_of(events, "replaying", console) as records:
@@ -113,7 +115,12 @@ def train(
     with reading.records_of(events, "reading lists", console) as records:
         examples = replaying.gather(lane, records, known)
     manifest = versions.train(
-        examples, known, console, logs=logs, checkpoint_file=versions.checkpoint_of(known, logs)
+        examples,
+        known,
+        console,
+        logs=logs,
+        checkpoint_file=versions.checkpoint_of(known, logs),
+        trails=lane.trails,
     )
     reading.say(console, f"published {manifest.name} {manifest.version} in {known.registry.path}")
 

@@ -57,6 +57,7 @@ def plan_of(known: Settings) -> Plan:
         trigger_every=round(known.rank.trigger_every.total_seconds() * 1000),
         k=known.rank.k,
         popular=known.windows.popular,
+        found=known.retrieval.found if known.retrieval.enabled else 0,
     )
 
 
@@ -75,6 +76,7 @@ def loader_of(known: Settings) -> Callable[[str], Verified]:
     """Return what loads a version, verified, for what is served here."""
     # Threads of a session would keep the low priority of the thread that builds it.
     alone = known.rank.threads == 1
+    asked = known.retrieval.enabled
     return partial(
         registry.load_verified,
         known.registry.path,
@@ -83,13 +85,14 @@ def loader_of(known: Settings) -> Callable[[str], Verified]:
         threads=known.rank.threads,
         features=plan_of(known).features,
         build=swap.standing_back if alone else registry.at_once,
+        retrievals=registry.Retrievals(known.rank.threads) if asked else None,
     )
 
 
-def scorer_of(known: Settings) -> Scorer:
+def scorer_of(known: Settings, load: Callable[[str], Verified] | None = None) -> Scorer:
     """Load the version that serves; without one, lists keep their incoming order."""
     line = registry.line(known.registry.path, known.model.name)
-    found = swap.first(line, loader_of(known))
+    found = swap.first(line, load or loader_of(known))
     if found is None:
         log.warning(
             "no version of %r in %s yet: lists keep their incoming order (streamrank train)",
@@ -103,7 +106,8 @@ def scorer_of(known: Settings) -> Scorer:
 
 def hot_swap(known: Settings, connection: Mapping[str, str | int]) -> HotSwap:
     """Return the version that serves, and go along wherever another one is said to."""
-    scorer = HotSwap(scorer_of(known), loader_of(known), slower=known.rank.slower)
+    load = loader_of(known)  # one for all versions: they may share what finds candidates
+    scorer = HotSwap(scorer_of(known, load), load, slower=known.rank.slower)
     listener = Listener(
         connection,
         known.topic("models"),

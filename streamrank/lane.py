@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
-from streamrank import steps, steps_features, steps_ranking
+from streamrank import steps, steps_features, steps_ranking, steps_retrieval
 from streamrank.edges.kafka import Incoming
 from streamrank.edges.store import FeatureStore, Row
-from streamrank.events import DeadLetter, Ranking, utc
+from streamrank.events import DeadLetter, Interaction, Ranking, utc
 from streamrank.features.aggregate import Popular
 from streamrank.features.state import UserState
+from streamrank.features.trails import Trails
 from streamrank.shelves import People, Things
 from streamrank.steps import Decoder, Plan, Read
 from streamrank.steps_features import Changes, Deeds
@@ -62,6 +63,7 @@ class Lane:
         windows_ttl: How long a silent user's or item's windows are.
         now: The time, against which no event may be far in the future.
         ahead: How far it may be.
+        trails: Where every deed on an item that counts goes too, if somebody learns from them.
     """
 
     def __init__(
@@ -75,10 +77,12 @@ class Lane:
         windows_ttl: timedelta,
         now: datetime,
         ahead: timedelta = timedelta(hours=1),
+        trails: Trails | None = None,
     ) -> None:
         self.plan = plan
         self.scorer = scorer
         self.store = store
+        self.trails = trails
         self.counts: Counter[str] = Counter()
         self._decoders = decoders
         self._now = now
@@ -112,12 +116,20 @@ class Lane:
         if not steps_ranking.is_of_a_person(read.event):
             return []
         key, at = read.event.key, read.event.timestamp
-        user, queries = steps_ranking.track(self.plan, self._users.get(key, at), read)
+        before = self._users.get(key, at)
+        user, queries = steps_ranking.track(self.plan, before, read)
         self._users.put(key, at, user)
+        if user is not before:  # it counts: it is neither late nor a duplicate
+            self._remember(read.event)
         if not queries:
             return []
-        filled = steps_ranking.retrieve(self.plan, self.store, queries)
+        filled = steps_retrieval.retrieve(self.plan, self.store, self.scorer, queries)
         return steps_ranking.score(self.scorer, steps_ranking.enrich(self.plan, self.store, filled))
+
+    def _remember(self, event: steps.Message) -> None:
+        if self.trails is not None and isinstance(event, Interaction) and event.item:
+            kind = 1 + self.plan.schema.channel(event.type)
+            self.trails.take(event.key, event.timestamp, event.item, kind)
 
     def _count(self, read: Read) -> None:
         at = read.event.timestamp

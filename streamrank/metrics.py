@@ -44,6 +44,12 @@ RANKINGS = Counter("streamrank_rankings", "Ranked lists made.", ["source"], regi
 DEGRADED = Counter(
     "streamrank_degraded", "Lists made while the store did not answer.", registry=REGISTRY
 )
+RETRIEVED = Counter(
+    "streamrank_retrievals",
+    "Requests without items for which the model was asked: found, nothing, failed.",
+    ["outcome"],
+    registry=REGISTRY,
+)
 LATENCY = Histogram(
     "streamrank_ranking_seconds",
     "From the arrival of a request or a deed to its list.",

@@ -22,6 +22,7 @@ from streamrank.events import DeadLetter, Interaction, Ranking, Request, Shown, 
 from streamrank.features import windows
 from streamrank.features.inputs import Array, Query
 from streamrank.features.schema import Schema
+from streamrank.features.trails import Trails
 from streamrank.lane import Lane
 from streamrank.learning.examples import Example
 from streamrank.learning.feedback import Feedback
@@ -115,6 +116,7 @@ def lane_of(known: Settings, scorer: Scorer, now: datetime) -> Lane:
         windows_ttl=known.windows.ttl,
         now=now,
         ahead=known.events.max_ahead,
+        trails=Trails() if known.retrieval.enabled else None,
     )
 
 

@@ -92,8 +92,9 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_key_is_a_switch(cls, value: object) -> object:
-        if isinstance(value, bool):  # which pydantic would read as 0 or 1
+    def _only_a_switch_is_true_or_false(cls, value: object, info: ValidationInfo) -> object:
+        switch = cls.model_fields[info.field_name or ""].annotation is bool
+        if isinstance(value, bool) and not switch:  # which pydantic would read as 0 or 1
             raise ValueError("must not be true or false")
         return value
 
@@ -155,7 +156,7 @@ class WindowsSection(Section):
     flush: Duration = timedelta(seconds=1)
     """How long a change may wait to be written to the store."""
     popular: Annotated[int, Field(ge=1, le=10_000)] = 100
-    """How many popular items are candidates of a request without items."""
+    """Popular items that are kept, and candidates of a request without items, at most."""
 
 
 class SessionSection(Section):
@@ -203,6 +204,23 @@ class ModelSection(Section):
     start: Literal["fresh", "pretrained"] = "fresh"
     """pretrained: the history's encoder first learns what people did next, whatever the labels."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+class RetrievalSection(Section):
+    """Candidates out of all items that people touched, for requests without items."""
+
+    enabled: bool = False
+    """true: train makes a model that finds them beside the ranker, and the rank flow asks it."""
+    found: Annotated[int, Field(ge=1, le=10_000)] = 50
+    """Items that it finds for a request; what the user touched and what is popular come after."""
+    items: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000_000
+    """Items that it knows at most: those that were touched most often."""
+    width: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = 64
+    """Numbers that stand for an item, 4 bytes each in memory and in the registry."""
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 100
+    """Passes over what people did, at most; it ends when items are no longer found better."""
+    within: Duration = timedelta(minutes=10)
+    """No further pass begins after so long."""
 
 
 class LearnSection(Section):

@@ -35,6 +35,7 @@ from streamrank.sections import (
     ModelSection,
     RankSection,
     RegistrySection,
+    RetrievalSection,
     SessionSection,
     StateSection,
     StoreSection,
@@ -61,6 +62,7 @@ __all__ = [
     "ModelSection",
     "RankSection",
     "RegistrySection",
+    "RetrievalSection",
     "Secrets",
     "SessionSection",
     "Settings",
@@ -115,6 +117,7 @@ class Settings(BaseSettings):
     session: SessionSection = SessionSection()
     rank: RankSection = RankSection()
     model: ModelSection = ModelSection()
+    retrieval: RetrievalSection = RetrievalSection()
     learn: LearnSection = LearnSection()
     gate: GateSection = GateSection()
     kafka: KafkaSection = KafkaSection()

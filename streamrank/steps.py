@@ -32,6 +32,7 @@ class Plan:
     trigger_every: int  # ms
     k: int
     popular: int
+    found: int = 0  # items to find for a request without any; 0: nobody is asked for them
 
 
 Message = Event | Request | Ranking | Served

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import chain
@@ -17,7 +17,6 @@ from streamrank.edges.cache import CachedStore
 from streamrank.edges.kafka import Outgoing
 from streamrank.edges.store import FeatureStore, View
 from streamrank.events import (
-    Candidate,
     Interaction,
     Ranking,
     Request,
@@ -100,23 +99,6 @@ def _asked(before: UserState, event: Shown | Request, received: float) -> Query:
         state=before,
         received=received,
     )
-
-
-def retrieve(plan: Plan, store: FeatureStore, queries: Sequence[Query]) -> list[Query]:
-    """Give candidates to the queries without: what the user touched, then what is popular."""
-    if all(query.candidates for query in queries):
-        return list(queries)
-    newest = max(query.at for query in queries)
-    found = store.read("popular", ["all"], newest)[0]
-    popular = found.get("items") if isinstance(found, Mapping) else ()
-    known = popular if isinstance(popular, tuple) else ()
-    return [query if query.candidates else _filled(plan, query, known) for query in queries]
-
-
-def _filled(plan: Plan, query: Query, known: Iterable[object]) -> Query:
-    touched = [step.item for step in reversed(query.state.steps) if step.item]
-    found = dict.fromkeys([*touched, *(str(item) for item in known)])
-    return replace(query, candidates=tuple(Candidate(id=i) for i in found)[: plan.popular])
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from streamrank.edges.onnxruntime import OnnxScorer, ScoringFailed
 from streamrank.edges.registry import RegistryUnusable, Verified, VersionMissing, VersionRefused
 from streamrank.errors import StreamRankError
 from streamrank.features.inputs import Array, Inputs
+from streamrank.features.trails import Finder, Trail
 from streamrank.steps_ranking import Scorer
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,11 @@ class HotSwap:
         serving = self._serving  # read once: a swap may come while this batch is scored
         self._scored_by.version = serving.version
         return serving.score(batch)
+
+    def find(self, trails: Sequence[Trail], count: int) -> list[list[str]]:
+        """Find candidates for users with what the version that serves has for it, if anything."""
+        serving = self._serving
+        return serving.find(trails, count) if isinstance(serving, Finder) else [[] for _ in trails]
 
     # --- swapping -----------------------------------------------------------------------------
 

@@ -19,10 +19,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from streamrank import deployment
+from streamrank import deployment, versions_retrieval
 from streamrank.edges import registry
 from streamrank.edges.registry import Manifest
 from streamrank.errors import StreamRankError
+from streamrank.features.trails import Trails
 from streamrank.learning.examples import Example
 from streamrank.replay import Begin, Learns
 from streamrank.settings import Settings
@@ -57,6 +58,7 @@ def train(
     *,
     logs: Path | None = None,
     checkpoint_file: Path | None = None,
+    trails: Trails | None = None,
 ) -> Manifest:
     """Train a version from examples and publish it in the settings' registry.
 
@@ -66,6 +68,8 @@ def train(
         console: Where the progress goes.
         logs: Folder for TensorBoard.
         checkpoint_file: Where the training is written down, until it is published.
+        trails: What people did in that time: what is to find candidates learns from it, where the
+            settings want it.
 
     Raises:
         NothingToLearn: No list has a label, all are of one class, or time goes backwards.
@@ -90,16 +94,18 @@ def train(
     except ValueError as error:
         raise NothingToLearn(f"the ranker cannot be trained: {error}") from None
     _tell(trained, console)
+    finds = versions_retrieval.train(trails, known, console, logs=logs)
     manifest = registry.publish(
         known.registry.path,
         model.name,
         export.export(trained),
         schema=schema,
         features=deployment.plan_of(known).features,
-        metrics=trained.metrics,
+        metrics={**trained.metrics, **versions_retrieval.metrics_of(finds)},
         lists_seen=len(examples),
         learned_until=examples[-1].at,
         now=datetime.now(UTC),
+        finds=finds,
     )
     registry.point(
         known.registry.path, model.name, manifest.version, "trained from history", datetime.now(UTC)
@@ -124,12 +130,18 @@ def _tell(trained: training.Trained, console: Console) -> None:
 
 
 def trainer(
-    known: Settings, published: list[dict[str, Any]], console: Console
+    known: Settings,
+    published: list[dict[str, Any]],
+    console: Console,
+    trails: Trails | None = None,
 ) -> Callable[[list[Example]], Scorer]:
-    """Return what makes a serving version from examples, and notes it for a report."""
+    """Return what makes a serving version from examples, and notes it for a report.
+
+    `trails` are those of the lane that the examples come from, which grow as it goes on.
+    """
 
     def train_and_load(examples: list[Example]) -> Scorer:
-        manifest = train(examples, known, console)
+        manifest = train(examples, known, console, trails=trails)
         published.append(as_report(manifest))
         return deployment.scorer_of(known)
 

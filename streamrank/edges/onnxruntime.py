@@ -29,6 +29,7 @@ import onnxruntime
 from streamrank.errors import StreamRankError
 from streamrank.features import inputs
 from streamrank.features.inputs import Array, Inputs
+from streamrank.features.trails import Finder, Trail
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ class OnnxScorer:
         threads: Threads of the session.
 
     Attributes:
+        retrieval: What finds candidates beside it, where its version has something.
         provider: Where it really runs: "cpu" or "cuda".
         heads: Scores of one candidate.
         unscored: Lists so far that got no finite scores.
@@ -101,6 +103,7 @@ class OnnxScorer:
         self, onnx: bytes, *, version: str, provider: Provider = "auto", threads: int = 1
     ) -> None:
         self.version = version
+        self.retrieval: Finder | None = None
         self.unscored = 0
         self._lock = Lock()
         self._session = _session(onnx, provider, threads)
@@ -128,6 +131,12 @@ class OnnxScorer:
                 else:
                     self._count_unscored()
         return found
+
+    def find(self, trails: Sequence[Trail], count: int) -> list[list[str]]:
+        """Find candidates for users, as `retrieval` does; none where there is no such thing."""
+        return (
+            [[] for _ in trails] if self.retrieval is None else self.retrieval.find(trails, count)
+        )
 
     def run(self, stacked: Inputs) -> Array:
         """Run the graph once over what `features.inputs.stack` returned, padding and all."""

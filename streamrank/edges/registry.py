@@ -5,6 +5,7 @@
         weights.safetensors  what the learner goes on from
         probe.safetensors    inputs of a batch, and the scores that they must give
         learned.safetensors  which lists it knows, where a learner made it
+        retrieval…           what it finds candidates with, if anything, see `registry_retrieval`
         manifest.json        what it is, and the hashes of the rest
     <root>/<name>/serving/   which version serves, see `registry_serving`
     <root>/<name>/learner…   who learns, see `registry_lock`
@@ -38,6 +39,7 @@ from streamrank.edges.registry_folders import MARK
 from streamrank.edges.registry_lock import Lock, learner_lock
 from streamrank.edges.registry_manifest import LEARNED, WEIGHTS, Manifest, stamp
 from streamrank.edges.registry_publishing import LEFTOVER, Exported, publish
+from streamrank.edges.registry_retrieval import Build, Finds, Retrievals, at_once
 from streamrank.edges.registry_serving import (
     bar,
     barred,
@@ -52,19 +54,13 @@ from streamrank.edges.registry_serving import (
 from streamrank.edges.registry_shelf import manifest_of, readable, reader, shelf, usable
 from streamrank.edges.registry_shelf import version_names as _versions
 from streamrank.edges.registry_standing import Bar, Standing
-from streamrank.edges.registry_verified import (
-    Build,
-    Verified,
-    arrays,
-    at_once,
-    content,
-    verified,
-)
+from streamrank.edges.registry_verified import Verified, arrays, content, verified
 from streamrank.features.inputs import Array
 
 __all__ = [
     "Bar",
     "Exported",
+    "Finds",
     "LearnerRunning",
     "Lock",
     "LockLost",
@@ -73,6 +69,7 @@ __all__ = [
     "PointerMoved",
     "RegistryError",
     "RegistryUnusable",
+    "Retrievals",
     "Standing",
     "Verified",
     "VersionBarred",
@@ -214,10 +211,13 @@ def load_verified(
     provider: Provider = "auto",
     threads: int = 1,
     build: Build = at_once,
+    retrievals: Retrievals | None = None,
 ) -> Verified:
     """Return a version as `load` does, with its manifest and the probe that it answered.
 
-    `build` runs what builds the session, maybe in another thread (`swap.standing_back`).
+    `build` runs what builds a session, maybe in another thread (`swap.standing_back`).
+    `retrievals` opens what the version finds candidates with, which is verified likewise; without
+    it nobody reads that.
     """
     models = shelf(root, name)
     with usable(root):
@@ -226,7 +226,9 @@ def load_verified(
             rule = f"features must be {features}, as the settings have them"
             raise VersionRefused(version, MARK, rule, found.features)
         read = reader(models, version)
-        return verified(found, read, provider=provider, threads=threads, build=build)
+        return verified(
+            found, read, provider=provider, threads=threads, build=build, retrievals=retrievals
+        )
 
 
 def weights(root: str | Path, name: str, version: str) -> dict[str, Array]:

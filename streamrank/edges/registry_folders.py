@@ -37,10 +37,16 @@ class Folders(Protocol):
     def read(self, folder: str, file: str) -> bytes:
         """Return a file's content."""
 
-    def put(self, folder: str, files: Mapping[str, bytes]) -> None:
+    def put(self, folder: str, files: Mapping[str, bytes], same: Mapping[str, str] = {}) -> None:
         """Let a folder appear with these files, `MARK` among them.
 
+        Args:
+            folder: Its name.
+            files: What its files hold.
+            same: Files that another folder has too, with the folder's name.
+
         Raises:
+            FileNotFoundError: That folder has no such file.
             FileExistsError: There is such a folder.
         """
 
@@ -100,13 +106,15 @@ class DiskFolders:
         """Return a file's content."""
         return (self._path / folder / file).read_bytes()
 
-    def put(self, folder: str, files: Mapping[str, bytes]) -> None:
-        """Let a folder appear with these files."""
+    def put(self, folder: str, files: Mapping[str, bytes], same: Mapping[str, str] = {}) -> None:
+        """Let a folder appear with these files; what is the same costs no room."""
         draft = self._path / f"{_DRAFT}{folder}-{uuid.uuid4().hex[:8]}"
         draft.mkdir(parents=True)
         try:
             for name, content in files.items():
                 _write(draft / name, content)
+            for name, other in same.items():
+                _link(self._path / other / name, draft / name)
             _sync(draft)
             if (self._path / folder).exists():
                 raise FileExistsError(f"{self._path / folder} exists")
@@ -138,6 +146,16 @@ def _write(path: Path, content: bytes) -> None:
         out.write(content)
         out.flush()
         os.fsync(out.fileno())  # or a power cut leaves the name without the content
+
+
+def _link(old: Path, new: Path) -> None:
+    """Give a file one more name; where the disk cannot, copy it."""
+    try:
+        os.link(old, new)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        _write(new, old.read_bytes())
 
 
 def _sync(path: Path) -> None:
@@ -172,13 +190,15 @@ class BucketFolders:
         """Return a file's content."""
         return bytes(self._system.cat_file(self._file(folder, file)))
 
-    def put(self, folder: str, files: Mapping[str, bytes]) -> None:
+    def put(self, folder: str, files: Mapping[str, bytes], same: Mapping[str, str] = {}) -> None:
         """Let a folder appear with these files, the mark last."""
         if self._whole(folder):
             raise FileExistsError(f"{self._path}/{folder} exists")
         for name, content in files.items():
             if name != MARK:
                 self._system.pipe_file(self._file(folder, name), content)
+        for name, other in same.items():
+            self._system.cp_file(self._file(other, name), self._file(folder, name))
         with _CREATING:
             self._system.pipe_file(self._file(folder, MARK), files[MARK], mode="create")
 

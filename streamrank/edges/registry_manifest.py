@@ -20,7 +20,8 @@ VERSION = re.compile(r"\d{8}T\d{12}Z-[0-9a-f]{8}")
 ONNX, WEIGHTS, PROBE = "ranker.onnx", "weights.safetensors", "probe.safetensors"
 """The files beside the manifest."""
 LEARNED = "learned.safetensors"
-"""One more, where a learner made the version: which lists it knows."""
+"""One more, where a learner made the version: which lists it knows; those of retrieval are in
+`registry_retrieval`."""
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 

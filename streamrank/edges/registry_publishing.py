@@ -11,11 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 import safetensors.numpy
 
-from streamrank.edges import registry_manifest
+from streamrank.edges import registry_manifest, registry_retrieval
 from streamrank.edges.registry_errors import VersionRefused, VersionTaken
 from streamrank.edges.registry_folders import MARK, Folders
 from streamrank.edges.registry_manifest import LEARNED, ONNX, PROBE, WEIGHTS, File, Manifest, stamp
-from streamrank.edges.registry_shelf import shelf, usable, version_names
+from streamrank.edges.registry_retrieval import Finds, Retrievals
+from streamrank.edges.registry_shelf import readable, shelf, usable, version_names
 from streamrank.edges.registry_verified import EXPECTED, verified
 from streamrank.features.inputs import Array, Inputs
 from streamrank.features.schema import Schema
@@ -64,6 +65,7 @@ def publish(
     learned_until: int | None = None,
     offsets: Mapping[str, int] | None = None,
     learned: Mapping[str, Array] | None = None,
+    finds: Finds | None = None,
 ) -> Manifest:
     """Let a new version appear, after the checks that `load` makes.
 
@@ -82,6 +84,7 @@ def publish(
         learned_until: The time of the newest of them, ms.
         offsets: How far it had read.
         learned: Which lists it learned from, arrays by name.
+        finds: What it finds candidates with; without it, what its parent does, if that does.
 
     Returns:
         The manifest; its `version` names the folder.
@@ -95,6 +98,10 @@ def publish(
     files = files_of(exported)
     if learned is not None:
         files[LEARNED] = _safetensors(learned)
+    if finds is not None:
+        files |= registry_retrieval.files_of(finds)
+    with usable(root):
+        inherited = {} if finds is not None else _inherited(models, name, parent)
     record = {
         "name": name,
         "parent": parent,
@@ -107,14 +114,24 @@ def publish(
         "lists_seen": lists_seen,
         "learned_until": learned_until,
         "offsets": dict(offsets or {}),
-        "files": entries(files),
+        "files": inherited | entries(files),
     }
     with usable(root):
         models.sweep(stamp(now - LEFTOVER))
         manifest = registry_manifest.seal(record, _after(models, now))
-        verified(manifest, files.__getitem__, provider="cpu", threads=1)
-        _put(models, manifest, files)
+        # What a parent has was verified when it was published, and will be when it is loaded.
+        own = Retrievals() if finds is not None else None
+        verified(manifest, files.__getitem__, provider="cpu", threads=1, retrievals=own)
+        _put(models, manifest, files, dict.fromkeys(inherited, parent or ""))
     return manifest
+
+
+def _inherited(models: Folders, name: str, parent: str | None) -> dict[str, File]:
+    """Return what the parent's manifest says of the files that it finds candidates with."""
+    known = None if parent is None else readable(models, name, parent)
+    if known is None:
+        return {}
+    return {file: known.files[file] for file in registry_retrieval.FILES & set(known.files)}
 
 
 def files_of(exported: Exported) -> dict[str, bytes]:
@@ -150,9 +167,11 @@ def _after(models: Folders, now: datetime) -> datetime:
     return max([now.astimezone(UTC), *(time + timedelta(microseconds=1) for time in times)])
 
 
-def _put(models: Folders, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+def _put(
+    models: Folders, manifest: Manifest, files: Mapping[str, bytes], same: Mapping[str, str]
+) -> None:
     mark = manifest.model_dump_json(indent=2).encode()
     try:
-        models.put(manifest.version, {**files, MARK: mark})
+        models.put(manifest.version, {**files, MARK: mark}, same)
     except FileExistsError:
         raise VersionTaken(f"version {manifest.version} of {manifest.name} is there") from None

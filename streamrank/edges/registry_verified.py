@@ -11,10 +11,12 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from streamrank.edges import registry_retrieval
 from streamrank.edges.onnxruntime import ModelRefused, OnnxScorer, Provider, ScoringFailed
 from streamrank.edges.registry_errors import VersionRefused
 from streamrank.edges.registry_folders import MARK
 from streamrank.edges.registry_manifest import LEARNED, ONNX, PROBE, WEIGHTS, Manifest
+from streamrank.edges.registry_retrieval import Build, Retrievals, at_once
 from streamrank.features.inputs import Array, Inputs
 
 FILES = frozenset({ONNX, WEIGHTS, PROBE})
@@ -34,14 +36,6 @@ class Verified:
     """A stacked batch that its scorer has scored."""
 
 
-Build = Callable[[Callable[[], OnnxScorer]], OnnxScorer]
-
-
-def at_once(make: Callable[[], OnnxScorer]) -> OnnxScorer:
-    """Build a session in this thread."""
-    return make()
-
-
 def verified(
     known: Manifest,
     read: Callable[[str], bytes],
@@ -49,6 +43,7 @@ def verified(
     provider: Provider,
     threads: int,
     build: Build = at_once,
+    retrievals: Retrievals | None = None,
 ) -> Verified:
     """Build the scorer from files that are what the manifest says, and try the probe on it.
 
@@ -57,15 +52,17 @@ def verified(
         read: Reads a file of the version.
         provider: Where to run, see `OnnxScorer`.
         threads: Threads of the session.
-        build: Runs what builds the session, maybe elsewhere.
+        build: Runs what builds a session, maybe elsewhere.
+        retrievals: Opens what the version finds candidates with; `None` where nobody asks it.
 
     Raises:
-        VersionRefused: A file is missing or changed, the graph is none, or the probe gives other
+        VersionRefused: A file is missing or changed, a graph is none, or a probe gives other
             scores.
         ProviderMissing: The GPU that was asked for cannot be had.
     """
     version = known.version
-    if set(known.files) - {LEARNED} != FILES:
+    registry_retrieval.check_whole(known)
+    if set(known.files) - {LEARNED} - registry_retrieval.FILES != FILES:
         raise VersionRefused(version, MARK, f"files must be {sorted(FILES)}", sorted(known.files))
     contents = {file: content(known, file, read) for file in sorted(FILES)}
     make = partial(OnnxScorer, contents[ONNX], version=version, provider=provider, threads=threads)
@@ -77,6 +74,8 @@ def verified(
         raise VersionRefused(version, ONNX, f"heads must be {known.heads}", scorer.heads)
     probe = arrays(version, PROBE, contents[PROBE])
     _try_probe(scorer, probe, probe.pop(EXPECTED, np.zeros(0)))
+    if retrievals is not None:
+        scorer.retrieval = retrievals.open(known, partial(content, known, read=read), build=build)
     return Verified(scorer, known, probe)
 
 

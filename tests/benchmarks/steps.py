@@ -166,7 +166,7 @@ def scorer_of(plan: Any) -> Any:
 
 def by_step(lists: Lists, scorer: Any, seconds: float) -> dict[str, dict[str, float]]:
     """Return microseconds a list by step and by size of batch."""
-    from streamrank import steps_ranking
+    from streamrank import steps_ranking, steps_retrieval
     from streamrank.events import decode
 
     plan = lists.plan
@@ -179,7 +179,7 @@ def by_step(lists: Lists, scorer: Any, seconds: float) -> dict[str, dict[str, fl
             lambda some: [steps_ranking.track(plan, *one) for one in some],
             lists.tracked,
         ),
-        "retrieve": (partial(steps_ranking.retrieve, plan, lists.store), lists.queries),
+        "retrieve": (partial(steps_retrieval.retrieve, plan, lists.store, scorer), lists.queries),
         "enrich": (enrich(lists), lists.queries),
         "score": (partial(steps_ranking.score, scorer), enriched),
         "rank": (partial(steps_ranking.ranked, plan, partial(datetime.now, UTC)), scored),
