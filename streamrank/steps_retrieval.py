@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from streamrank import metrics
 from streamrank.edges.store import FeatureStore
@@ -16,7 +16,28 @@ from streamrank.steps import Plan
 from streamrank.steps_ranking import Scorer
 
 log = logging.getLogger(__name__)
-_FAILURES = itertools.count(1)
+
+
+@dataclass
+class _Failed:
+    """Batches for which nothing could be found, one after the other: loud, but no flood."""
+
+    in_a_row: int = 0
+
+    def take(self, queries: int, error: Exception) -> None:
+        metrics.RETRIEVED.labels("failed").inc(queries)
+        self.in_a_row += 1
+        if self.in_a_row & (self.in_a_row - 1) == 0:  # the 1st, 2nd, 4th, 8th ...
+            log.error(
+                "nothing can be found, requests without items get touched and popular ones "
+                "(%d batches in a row): %s: %s",
+                self.in_a_row,
+                type(error).__name__,
+                error,
+            )
+
+
+_FAILED = _Failed()
 
 
 def retrieve(
@@ -62,23 +83,13 @@ def _found(plan: Plan, scorer: Scorer, queries: Sequence[Query]) -> list[list[st
     try:
         trails = [trail_of(plan.schema, query.state.steps) for query in queries]
         found = scorer.find(trails, plan.found)
+        if len(found) != len(trails):
+            raise ValueError(f"found must be for {len(trails)} users, got {len(found)}")
     except Exception as error:  # noqa: BLE001  # whatever it is, there is another way
-        _count_failed(len(queries), error)
+        _FAILED.take(len(queries), error)
         return nothing
+    _FAILED.in_a_row = 0
     some = sum(map(bool, found))
     metrics.RETRIEVED.labels("found").inc(some)
     metrics.RETRIEVED.labels("nothing").inc(len(found) - some)
     return found
-
-
-def _count_failed(queries: int, error: Exception) -> None:
-    metrics.RETRIEVED.labels("failed").inc(queries)
-    count = next(_FAILURES)
-    if count & (count - 1) == 0:  # the 1st, 2nd, 4th, 8th ...: loud, but no flood
-        log.error(
-            "nothing can be found, requests without items get touched and popular ones "
-            "(%d batches so far): %s: %s",
-            count,
-            type(error).__name__,
-            error,
-        )

@@ -88,3 +88,74 @@ def a_model(weights: Array = WEIGHTS) -> Model:
         probe=inputs.stack(lists),
         expected=np.stack([by_hand(one, weights) for one in lists]).astype(np.float32),
     )
+
+
+# --- retrieval --------------------------------------------------------------------------------
+
+ITEMS = ("a", "b", "c", "d")
+AFTER = np.array(  # a row for each item that was touched last, padding first; a score for each item
+    [[0, 0, 0, 0], [0, 9, 5, 1], [1, 0, 9, 5], [5, 1, 0, 9], [9, 5, 1, 0]], np.float32
+)
+
+
+def what_comes_after(table: Array = AFTER) -> bytes:
+    """The scores of an item are those in the row of the one touched last; types are not looked at.
+
+    Like `model.retrieval.export`'s in what it takes and gives, but it excludes nothing.
+    """
+    count = len(table[0])
+    nodes = [
+        helper.make_node("Gather", ["items", "last"], ["newest"], axis=1),
+        helper.make_node("Gather", ["table", "newest"], ["all"], axis=0),
+        helper.make_node("Min", ["k", "count"], ["wanted"]),
+        helper.make_node("TopK", ["all", "wanted"], ["scores", "places"]),
+        helper.make_node("Add", ["places", "one"], ["found"]),
+    ]
+    whole = TensorProto.INT64
+    graph = helper.make_graph(
+        nodes,
+        "after",
+        [
+            helper.make_tensor_value_info("items", whole, ["B", "H"]),
+            helper.make_tensor_value_info("types", whole, ["B", "T"]),
+            helper.make_tensor_value_info("excluded", whole, ["B", "E"]),
+            helper.make_tensor_value_info("k", whole, [1]),
+        ],
+        [
+            helper.make_tensor_value_info("found", whole, ["B", "K"]),
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["B", "K"]),
+        ],
+        [
+            helper.make_tensor("table", TensorProto.FLOAT, table.shape, table.ravel()),
+            helper.make_tensor("last", whole, [], [-1]),
+            helper.make_tensor("count", whole, [1], [count]),
+            helper.make_tensor("one", whole, [1], [1]),
+        ],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    model: onnx.ModelProto = helper.make_model(graph, opset_imports=opset, ir_version=10)
+    return bytes(model.SerializeToString())
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What finds candidates, as the registry takes it."""
+
+    onnx: bytes
+    items: tuple[str, ...]
+    probe: Mapping[str, Array]
+    expected: Array
+
+    def but(self, **changes: Any) -> Finding:
+        return replace(self, **changes)
+
+
+def a_finding(table: Array = AFTER) -> Finding:
+    """Its probe is two users, who touched the second and the fourth item last."""
+    items = np.array([[0, 2], [1, 4]])
+    return Finding(
+        onnx=what_comes_after(table),
+        items=ITEMS,
+        probe={"items": items, "types": items, "excluded": items, "k": np.array([3])},
+        expected=-np.sort(-table[[2, 4]], axis=1)[:, :3],
+    )

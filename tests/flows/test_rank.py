@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,8 @@ from flows import rank
 from streamrank.edges.kafka import Incoming, Outgoing
 from streamrank.edges.store import MemoryStore, Row
 from streamrank.events import Served, decode_served
+from streamrank.features.trails import Trail
+from streamrank.steps_ranking import Scorer
 from tests.flows import stage
 from tests.flows.stage import asked, deed, record, records, shown
 
@@ -33,7 +35,9 @@ class Out:
 def run(request: pytest.FixtureRequest) -> Callable[..., Out]:
     """Send records through the whole flow; give back what came out."""
 
-    def through(*incoming: Incoming, store: MemoryStore | None = None) -> Out:
+    def through(
+        *incoming: Incoming, store: MemoryStore | None = None, scorer: Scorer | None = None
+    ) -> Out:
         rankings: list[tuple[str, Outgoing]] = []
         served: list[tuple[str, Outgoing]] = []
         letters: list[tuple[str, Outgoing]] = []
@@ -42,9 +46,9 @@ def run(request: pytest.FixtureRequest) -> Callable[..., Out]:
             TestingSink(rankings),
             TestingSink(served),
             TestingSink(letters),
-            plan=stage.PLAN,
+            plan=replace(stage.PLAN, found=2),
             store=store or stage.store(),
-            scorer=stage.TouchedFirst(),
+            scorer=scorer or stage.TouchedFirst(),
             decoders=stage.decoders(),
             reports=frozenset({"requests"}),
             ttl=stage.KNOWN.session.ttl,
@@ -110,6 +114,31 @@ def test_without_candidates_the_list_holds_the_touched_and_the_popular(
     store.write([Row("popular", "all", stage.NOW, 0, {"items": ("p1", "p2")})])
     out = run(*records(deed(1, "x"), asked(1, at=5)), store=store)
     assert ids(out.rankings[-1]) == ["x", "p1", "p2"]
+
+
+class Following(stage.TouchedFirst):
+    """Finds what comes after an item in the alphabet."""
+
+    def find(self, trails: Sequence[Trail], count: int) -> list[list[str]]:
+        return [[chr(ord(trail.items[-1]) + n) for n in (1, 2)] for trail in trails]
+
+
+def test_without_candidates_the_list_holds_what_the_model_finds_as_well(
+    run: Callable[..., Out],
+) -> None:
+    store = stage.store()
+    store.write([Row("popular", "all", stage.NOW, 0, {"items": ("p1", "y")})])
+    out = run(*records(deed(1, "x"), asked(1, at=5)), store=store, scorer=Following())
+    assert out.served[-1].items == ("y", "z", "x", "p1")
+    assert ids(out.rankings[-1]) == ["x", "y", "z", "p1"]
+
+
+def test_a_model_that_finds_nothing_but_errors_does_not_stop_the_flow(
+    run: Callable[..., Out],
+) -> None:
+    """Nobody touched anything: there is no last item to look at, which is an IndexError."""
+    out = run(*records(asked(1), asked(2, "a")), scorer=Following())
+    assert [ids(ranking) for ranking in out.rankings] == [[], ["a"]]
 
 
 def test_without_candidates_and_without_a_store_the_list_is_empty(run: Callable[..., Out]) -> None:

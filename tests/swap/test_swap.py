@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -23,7 +23,7 @@ from onnx import helper
 
 from streamrank import swap
 from streamrank.edges import registry, registry_manifest, registry_publishing
-from streamrank.edges.onnxruntime import AsShown, OnnxScorer
+from streamrank.edges.onnxruntime import AsShown
 from streamrank.edges.registry import Manifest, VersionRefused
 from streamrank.edges.registry_folders import MARK, folders
 from streamrank.features.schema import Schema
@@ -34,6 +34,7 @@ from tests.services import until
 
 NOW = datetime(2026, 11, 24, 22, 35, tzinfo=UTC)
 SOON = timedelta(milliseconds=50)
+T = TypeVar("T")
 
 
 def publish(root: Path, factor: float = 1.0, **more: Any) -> Manifest:
@@ -156,8 +157,8 @@ def test_a_session_is_built_by_a_thread_that_stands_back(tmp_path: Path) -> None
     first = publish(tmp_path)
     niceness: list[int] = []
 
-    def niced(make: Callable[[], OnnxScorer]) -> OnnxScorer:
-        def noted() -> OnnxScorer:
+    def niced(make: Callable[[], T], /) -> T:
+        def noted() -> T:
             niceness.append(own_niceness())
             return make()
 
