@@ -114,6 +114,22 @@ def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
     assert load(path).project == "shop"
 
 
+@pytest.mark.parametrize(("text", "on"), [("true", True), ("false", False)])
+def test_a_switch_is_true_or_false_and_no_number(
+    text: str, on: bool, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(f"[retrieval]\nenabled = {text}")
+    assert load(path).retrieval.enabled is on
+    monkeypatch.setenv("STREAMRANK_RETRIEVAL__ENABLED", text)
+    assert load().retrieval.enabled is on
+    assert load(write(to_toml(load()))).retrieval.enabled is on
+    monkeypatch.delenv("STREAMRANK_RETRIEVAL__ENABLED")
+    [fault] = faults(write("[retrieval]\nfound = true"))
+    assert "retrieval.found" in fault
+    assert "must not be true or false" in fault
+    assert Settings().retrieval.enabled is False
+
+
 @pytest.mark.parametrize(
     ("text", "span"),
     [

@@ -23,15 +23,17 @@ _OF_LONG: dict[str, Any] = {"layers": 2, "heads": 2, "inner": 1, "dropout": 0.2}
 _OF_SHORT: dict[str, Any] = {"layers": 1, "heads": 1, "inner": 1, "dropout": 0.5}
 _FROM_LONG = Recipe(positions=3200, rate=2e-3, settle=0.3, every=4, patience=40)
 _FROM_SHORT = Recipe(positions=1600, rate=1e-3, every=2, patience=16)
-"""Model and recipe that were best in `tests/benchmarks/sequences.py` for either kind."""
+"""Model and recipe for either kind, as `tests/benchmarks/sequences.py` has them."""
 BATCHES = 20
 """Of an epoch, at least: from a small log a few large ones would teach nothing."""
 SMALLEST = 100
 """Steps of the smallest batch."""
 SEVERAL = 1000
-"""Steps of a batch from which on several threads are faster than one."""
+"""Steps of a batch below which one thread learns: on a busy machine several wait for each other."""
 PATIENT = 500
 """Batches without a better result after which a small log has taught what it can."""
+JUDGED = (1_000, 2_000_000_000)
+"""Sequences that a validation looks at: so many at least, else so many scores in all."""
 PROBED, FOUND = (3, 7), 10
 """Users and steps of the probe, and the items that are to be found for each."""
 
@@ -120,7 +122,8 @@ def _kind(histories: Sequence[History], items: int, size: Size) -> tuple[Shape, 
     steps = sum(len(one["items"]) for one in histories)
     long = steps >= LONG * len(histories)
     kind, how = (_OF_LONG, _FROM_LONG) if long else (_OF_SHORT, _FROM_SHORT)
-    how = replace(how, epochs=size.epochs, seconds=size.seconds)
+    judged = max(JUDGED[0], JUDGED[1] // items)
+    how = replace(how, epochs=size.epochs, seconds=size.seconds, judged=judged)
     if steps < BATCHES * how.positions:
         positions = max(SMALLEST, steps // BATCHES)
         patience = max(how.patience, PATIENT * positions // steps)

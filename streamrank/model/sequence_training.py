@@ -50,6 +50,8 @@ class Recipe:
         again: Whether items come again, so that those of the history are in the running too.
         patience: Epochs without a better result after which learning ends.
         every: Epochs from one validation to the next.
+        judged: Sequences whose held-out items are looked for, at most: it takes long in a large
+            catalogue.
         seconds: After which no further epoch begins.
     """
 
@@ -68,6 +70,7 @@ class Recipe:
     again: bool = False
     patience: int = 12
     every: int = 1
+    judged: int = 10_000_000
     seconds: float = float("inf")
 
 
@@ -182,6 +185,7 @@ class _Course:
         self.random = np.random.default_rng(self.seed)
         self.past = [{n: a[:-1] for n, a in one.items()} for one in self.histories]
         self.held = np.array([one["items"][-1] for one in self.histories])
+        self.judges = _some(len(self.past), self.how.judged, self.seed)
         self.sizes = np.array([min(len(one["items"]) - 1, self.shape.length) for one in self.past])
         counts = np.bincount(
             np.concatenate([one["items"] for one in self.past]), minlength=self.shape.items + 1
@@ -207,7 +211,8 @@ class _Course:
         return Learned(self.mean, chosen, int(chosen["epoch"]), tuple(curve), seconds)
 
     def _found(self) -> dict[str, float]:
-        return figures(ranks(self.mean, self.past, self.held, again=self.how.again))
+        past = [self.past[place] for place in self.judges]
+        return figures(ranks(self.mean, past, self.held[self.judges], again=self.how.again))
 
     def _epoch(self, epoch: int, best: float) -> None:
         self.model.train()
@@ -253,6 +258,13 @@ class _Course:
         if self.writer is not None:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
+
+
+def _some(count: int, most: int, seed: int) -> Array:
+    """Return all places, or some of them by chance, always the same."""
+    if count <= most:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
 
 
 def _grouped(model: SequenceModel, how: Recipe) -> list[dict[str, object]]:
