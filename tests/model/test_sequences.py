@@ -1,5 +1,6 @@
 """The sequence model, and how it learns."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -236,3 +237,13 @@ def test_progress_and_curves_are_told(tmp_path: Path) -> None:
     assert all(one.rate > 0 and np.isfinite(one.loss) for one in told)
     events = EventAccumulator(str(tmp_path)).Reload()
     assert {"loss", "validation/ndcg@10"} <= set(events.Tags()["scalars"])
+
+
+def test_of_many_sequences_some_choose_the_epoch() -> None:
+    """Of 7 that are judged the share found is so many sevenths; all 100 are learned from."""
+    learned = learn(rounds(100), SMALL, recipe=replace(QUICK, epochs=3, judged=7))
+    for figures in learned.curve:
+        assert (7 * figures["hr@10"]) == pytest.approx(round(7 * figures["hr@10"]))
+    whole = learn(rounds(100), SMALL, recipe=replace(QUICK, epochs=3))
+    for one, two in zip(learned.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(one, two) or learned.epochs != whole.epochs
