@@ -19,7 +19,7 @@ from streamrank.features import inputs
 from streamrank.features.inputs import Array
 from streamrank.learning.examples import Example
 from streamrank.model import losses
-from streamrank.model.ranker import Buckets, Configuration, Ranker, fit_bins
+from streamrank.model.ranker import Configuration, Ranker, fit_bins
 from streamrank.model.rarity import Rarity
 
 ITEMS = ("candidate_items", "history_items")
@@ -35,9 +35,11 @@ class Recipe:
         batch: Lists with feedback a step; with them come as many without as there are.
         rate: Learning rate at its highest.
         decay: Weight decay.
-        table_rate: Learning rate of the tables of hashed ids and words, as a share of `rate`:
-            Adam takes a step of full length for a row that it sees once, and would learn it
-            by heart.
+        table_rate: Learning rate of the table of hashed ids, as a share of `rate`: Adam takes a
+            step of full length for a row that it sees once, and would learn it by heart.
+        word_rate: That of the table of hashed words, of which most lists hold some.
+        match_rate: That of what is multiplied, item by user: either factor learns only as far as
+            the other one is there already, and falls behind at the rate of the rest.
         average: How much of the averaged weights each step keeps.
         clip: Norm that a gradient is cut to.
         rare: How far a label that is rarer than others counts for more, as `Rarity` takes it.
@@ -51,6 +53,8 @@ class Recipe:
     decay: float = 0.02
     average: float = 0.995
     table_rate: float = 0.1
+    word_rate: float = 1.0
+    match_rate: float = 5.0
     clip: float = 1.0
     rare: float = 0.0
     tail: float = 0.0
@@ -261,11 +265,15 @@ def once_a_list(examples: Sequence[Example], names: Sequence[str]) -> Array:
 
 
 def grouped(ranker: Ranker, how: Recipe) -> list[dict[str, Any]]:
-    """Weights decay; biases and norms, which have one axis, do not; tables learn slowly."""
-    tables = [part.table.weight for part in ranker.modules() if isinstance(part, Buckets)]
-    rest = [p for p in ranker.parameters() if all(p is not table for table in tables)]
+    """Weights decay; biases and norms, which have one axis, do not; each has its rate."""
+    items, words = ranker.steps.items.table.weight, ranker.steps.words.table.weight
+    factors = [ranker.item.weight, ranker.user.weight]
+    apart = {id(one) for one in (items, words, *factors)}
+    rest = [one for one in ranker.parameters() if id(one) not in apart]
     return [
-        {"params": tables, "weight_decay": how.decay, "lr": how.rate * how.table_rate},
+        {"params": [items], "weight_decay": how.decay, "lr": how.rate * how.table_rate},
+        {"params": [words], "weight_decay": how.decay, "lr": how.rate * how.word_rate},
+        {"params": factors, "weight_decay": how.decay, "lr": how.rate * how.match_rate},
         {"params": [p for p in rest if p.dim() > 1], "weight_decay": how.decay},
         {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0},
     ]

@@ -381,7 +381,9 @@ class Ranker(nn.Module):
         self.dense = nn.Linear(len(candidate.low), hidden + outputs)
         self.context = nn.Linear(len(context.low) + 2 * width, hidden)
         self.content = nn.Linear(2 * width, hidden)
-        self.item, self.user = nn.Linear(2 * width, width), nn.Linear(width, width)
+        # What the item is against who asks, and for what: multiplied, as no sum of both can say
+        # that some like the sea and others the hills.
+        self.item, self.user = nn.Linear(2 * width, width), nn.Linear(2 * width, width)
         self.attention = Attention(config)
         self.perceptron = nn.Sequential(
             nn.Linear(hidden + 2 * width, hidden), nn.ReLU(), nn.Dropout(config.dropout)
@@ -425,9 +427,10 @@ class Ranker(nn.Module):
         known, skip = (self.dense.weight @ reach).transpose(1, 2).tensor_split((hidden,), -1)
         named = self._mean(tokens.view(lists, words, size))  # (B, C, D)
         content = torch.cat([self.steps.items.at(items), named], -1)  # (B, C, 2 D)
-        match = self.item(content) * self.user(now)[:, None]  # (B, C, D)
+        asked = self._mean(context)  # (B, D)
+        match = self.item(content) * self.user(torch.cat([now, asked], -1))[:, None]  # (B, C, D)
         shared = self._encoded(self.context_bins, context_numbers[..., None])[..., 0]
-        listed = self.context(torch.cat([shared, self._mean(context), now], -1))  # (B, hidden)
+        listed = self.context(torch.cat([shared, asked, now], -1))  # (B, hidden)
         # Biases are added together once, not candidate by candidate.
         listed = listed + (self.dense.bias[:hidden] + self.content.bias)
         known = known + content @ self.content.weight.t() + listed[:, None]

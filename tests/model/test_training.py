@@ -96,6 +96,29 @@ def test_an_item_first_seen_now_is_ranked_by_its_content() -> None:
     assert scores[:, 0].argmax() == 1
 
 
+ASKED = dataclasses.replace(SCHEMA, context={"taste": "category"})
+
+
+def tastes(count: int, seed: int = 0) -> list[Example]:
+    """Of four colours each of four tastes wants its own; no item and no user comes twice."""
+    random = np.random.default_rng(seed)
+    made = []
+    for n in range(count):
+        colours = random.permutation(["red", "blue", "grey", "green"]).tolist()
+        shown = {f"i{random.integers(10**6)}": {"colour": c} for c in colours}
+        taste = int(random.integers(4))
+        wanted = list(shown)[colours.index(["red", "blue", "grey", "green"][taste])]
+        asked = query(shown, at=NOW + n, name=f"r{n}", context={"taste": f"t{taste}"})
+        made.append(example(ASKED, asked, wanted))
+    return made
+
+
+def test_who_wants_what_is_learned_from_a_few_lists() -> None:
+    """No taste alone and no colour alone says anything: by chance one of four is right."""
+    trained = train(tastes(600), ASKED, recipe=Recipe(epochs=9))
+    assert first(trained, tastes(200, seed=5)) > 0.95
+
+
 CONVERTING = dataclasses.replace(SCHEMA, interactions=("click", "buy"), conversion="buy")
 
 
