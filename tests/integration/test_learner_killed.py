@@ -33,8 +33,12 @@ from tests.integration.test_learn_on_kafka import Project
 from tests.lists import example, query
 from tests.services import Topics, until
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
 KILLS = int(os.environ.get("STREAMRANK_KILLS", "1"))
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.timeout(480 + 120 * KILLS),
+]
 LISTS = 24
 """Lists between two kills; one in three gets no click, and is over when its time has passed."""
 BATCH = 8
