@@ -82,9 +82,14 @@ class CachedStore:
         """Return the rows by key, at most `max_age` after they were read."""
         return [row for _, row in self._read(view, keys)]
 
-    def lasting(self, view: View, keys: Sequence[str]) -> tuple[list[Row | None], list[float]]:
-        """Return the rows by key, and until when (on the clock) each would be returned again."""
-        found = self._read(view, keys)
+    def lasting(
+        self, view: View, keys: Sequence[str], *, anew: bool = False
+    ) -> tuple[list[Row | None], list[float]]:
+        """Return the rows by key, and until when (on the clock) each would be returned again.
+
+        `anew` asks the store behind whatever is remembered.
+        """
+        found = self._anew(view, keys) if anew else self._read(view, keys)
         return [row for _, row in found], [at + self._max_age for at, _ in found]
 
     def items(self, schema: Schema, ids: Sequence[str], at: int) -> Items:
@@ -109,6 +114,10 @@ class CachedStore:
         self.misses += len(missing)
         if missing:
             found |= self._asked(view, missing, now)
+        return [found[key] for key in keys]
+
+    def _anew(self, view: View, keys: Sequence[str]) -> list[Read]:
+        found = self._asked(view, keys, self._clock())
         return [found[key] for key in keys]
 
     def _asked(self, view: View, keys: Sequence[str], now: float) -> dict[str, Read]:

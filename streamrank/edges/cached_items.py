@@ -20,6 +20,8 @@ _FIRST = 1_024
 """Items that there is room for at first."""
 _ALWAYS = np.iinfo(np.int64).max
 """The stamp of what is not there: it does not grow old."""
+_LOOKS = 64
+"""Looks for what grows old, in the time that a row lasts."""
 
 
 class Lasting(Protocol):
@@ -29,8 +31,13 @@ class Lasting(Protocol):
     def ttl(self) -> timedelta:
         """How old values may be."""
 
-    def lasting(self, view: View, keys: Sequence[str]) -> tuple[list[Row | None], list[float]]:
-        """Return the rows by key, and until when each would be returned again."""
+    def lasting(
+        self, view: View, keys: Sequence[str], *, anew: bool = False
+    ) -> tuple[list[Row | None], list[float]]:
+        """Return the rows by key, and until when each would be returned again.
+
+        `anew` asks the store whatever is remembered.
+        """
 
 
 class CachedItems:
@@ -38,6 +45,10 @@ class CachedItems:
 
     An item has a place, which is written anew once its rows may have changed.  When all places
     are taken they are given out anew from the first on: the rows are remembered elsewhere.
+
+    Rows that were asked for since they were read are read again ahead of time, a few at a time
+    in the second half of their life: else all that was first asked for together, as at the start,
+    would be too old at the same moment, and lists would wait while it is read.
 
     Args:
         schema: Which fields, interaction types and horizons exist.
@@ -54,6 +65,7 @@ class CachedItems:
         self._max_items = max_items
         self._clock = clock
         self._lifetime = store.ttl // timedelta(microseconds=1)
+        self._between = 0.0  # two looks
         self._begin(_FIRST)
 
     def __len__(self) -> int:
@@ -63,8 +75,11 @@ class CachedItems:
     def read(self, ids: Sequence[str], at: int) -> tuple[Items, int]:
         """Return items, without what is past its TTL at `at` (ms), and how many rows were here."""
         now = self._clock()
+        if now >= self._look:
+            self._renew_ahead(now)
         places = self._places_of(ids)
         [old] = np.nonzero(self._until[places] <= now)
+        self._asked[places] = True
         if len(old):
             self._renew(list(dict.fromkeys(ids[n] for n in old.tolist())), ids)
             places = self._places_of(ids)
@@ -88,10 +103,14 @@ class CachedItems:
     def _begin(self, size: int) -> None:
         """Forget everything, and make room."""
         self._places: dict[str, int] = {}
+        self._names = [""]  # by place
         nobody = [""] * size
         empty = items.encode(self._schema, nobody, [None] * size, [None] * size)
         self._items = items.writable(empty)
         self._until = np.full(size, -np.inf)
+        self._ahead = np.full(size, np.inf)  # from when on it may be read ahead of time
+        self._asked = np.zeros(size, np.bool_)  # since it was read
+        self._look = np.inf
         self._stamps = np.full((2, size), _ALWAYS)
         self._oldest = _ALWAYS
 
@@ -104,22 +123,39 @@ class CachedItems:
         elif size > len(self._until):
             self._grow(2 * size)
         for item in missing:
-            self._places.setdefault(item, 1 + len(self._places))
+            if item not in self._places:
+                self._places[item] = len(self._names)
+                self._names.append(item)
         self._write(self._places_of(missing), missing)
 
     def _grow(self, size: int) -> None:
         known, items_, until, stamps = self._places, self._items, self._until, self._stamps
+        names, ahead, asked, look = self._names, self._ahead, self._asked, self._look
         oldest, old = self._oldest, np.arange(len(until))
         self._begin(size)
         items.write(self._items, old, items_)
-        self._places, self._oldest = known, oldest
+        self._places, self._names, self._oldest = known, names, oldest
         self._until[old], self._stamps[:, old] = until, stamps
+        self._ahead[old], self._asked[old], self._look = ahead, asked, look
 
-    def _write(self, places: Array, keys: Sequence[str]) -> None:
-        vectors, until = self._store.lasting("item_windows", keys)
+    def _renew_ahead(self, now: float) -> None:
+        """Read some of what grows old: so many that none of it is too old before its turn."""
+        [due] = np.nonzero(self._asked & (self._ahead <= now))
+        left = self._until[due]
+        due, left = due[left > now], left[left > now]
+        self._look = now + self._between
+        if not len(due):
+            return
+        turns = max(1, int((left.min() - now) / self._between))
+        some = due[np.argsort(left)[: -(-len(due) // turns)]]
+        self._write(some, [self._names[place] for place in some.tolist()], anew=True)
+
+    def _write(self, places: Array, keys: Sequence[str], *, anew: bool = False) -> None:
+        now = self._clock()
+        vectors, until = self._store.lasting("item_windows", keys, anew=anew)
         fields: list[Row | None] = [None] * len(keys)
         if self._schema.item:
-            fields, also = self._store.lasting("item_fields", keys)
+            fields, also = self._store.lasting("item_fields", keys, anew=anew)
             until = list(map(min, until, also))
         width = windows.width(len(self._schema.horizons), len(self._schema.channels))
         found = items.encode(
@@ -136,6 +172,11 @@ class CachedItems:
         )
         items.write(self._items, places, found)
         self._until[places] = until
+        self._ahead[places] = now + (self._until[places] - now) / 2
+        self._asked[places] = False
+        if (lasts := max(until) - now) > 0:
+            self._between = lasts / _LOOKS
+            self._look = min(self._look, now + self._between)
         for own, rows in zip(self._stamps, (vectors, fields), strict=True):
             own[places] = [_ALWAYS if row is None else row.stamp for row in rows]
         self._oldest = min(self._oldest, int(self._stamps[:, places].min()))

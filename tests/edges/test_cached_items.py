@@ -123,6 +123,45 @@ def test_rows_that_were_read_before_as_rows_grow_no_younger() -> None:
     assert here.other.items(SCHEMA, ["i0"], NOW).windows[0, 0] == 2.0
 
 
+def test_what_is_still_asked_for_is_read_again_a_few_at_a_time_before_it_is_too_old() -> None:
+    here = Setup(max_rows=1_000)
+    ids = [f"i{n}" for n in range(320)]
+    here.other.items(SCHEMA, [*ids, "once"], NOW)
+    here.other.items(SCHEMA, ids, NOW)
+    most = 0
+    for _ in range(500):  # of rows that last for 2 s, 5 s
+        here.seconds += 0.01
+        before = here.behind.asked
+        here.other.items(SCHEMA, ids, NOW)
+        most = max(most, here.behind.asked - before)
+    assert most < 2 * 320 / 10  # two views; at once it would be all of them
+    assert here.behind.asked <= 2 * (321 + 3 * 320)  # each about every 1.5 s
+
+
+def test_what_is_read_ahead_of_time_is_what_is_there_now() -> None:
+    here = Setup()
+    here.write("i0")
+    for _ in range(2):
+        here.other.items(SCHEMA, ["i0"], NOW)
+    here.write("i0")
+    here.seconds = 1.99
+    assert here.other.items(SCHEMA, ["i0"], NOW).windows[0, 0] == 2.0
+
+
+def test_a_store_that_is_away_when_it_is_read_ahead_of_time_takes_nothing_back() -> None:
+    here = Setup()
+    here.write("i0")
+    for _ in range(2):
+        here.other.items(SCHEMA, ["i0"], NOW)
+    here.behind.away, here.seconds = True, 1.99
+    for seconds in (1.99, 1.995, 60.0):
+        here.seconds = seconds
+        assert here.other.items(SCHEMA, ["i0"], NOW).windows[0, 0] == 1.0
+    here.behind.away, here.seconds = False, 62.0
+    here.write("i0")
+    assert here.other.items(SCHEMA, ["i0"], NOW).windows[0, 0] == 2.0
+
+
 def test_more_items_than_there_are_places_for_are_answered_whole() -> None:
     here = Setup(max_rows=2)
     for item in IDS:
