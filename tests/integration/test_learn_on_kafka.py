@@ -71,6 +71,11 @@ class Project:
     def log(self) -> str:
         return (self.folder / "learn.log").read_text()
 
+    def runs(self) -> int:
+        """Return how often a flow has come so far that it runs."""
+        log = self.folder / "learn.log"
+        return log.read_text().count("learn runs on") if log.exists() else 0
+
     def show(self, name: str) -> None:
         self.lists[name] = at = now()
         served = Served(

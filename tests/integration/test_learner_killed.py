@@ -148,14 +148,16 @@ def test_a_learner_killed_at_any_step_learns_from_every_list_once_and_shows_no_h
 ) -> None:
     chance, steps = random.Random(5), Steps(project)
     for kill in range(KILLS):
+        begun = project.runs()
         with project.learning() as flow:
             moments = steps.moments()
             name = chance.choice([*moments, "examples"]) if kill else "a version"
             came, before = moments[name], moments[name]()
             further = chance.randint(1, 4) if name == "examples" else 1
             send(project, kill * LISTS)
+            until(lambda: flow.poll() is not None or project.runs() > begun, 240, "it runs")  # noqa: B023
             with suppress(TimeoutError):  # it may have come to rest: a moment like any other
-                until(lambda: flow.poll() is not None or came() >= before + further, 40, name)  # noqa: B023
+                until(lambda: flow.poll() is not None or came() >= before + further, 20, name)  # noqa: B023
             assert flow.poll() is None, project.log()[-2000:]
             flow.kill()
         assert_versions_are_whole(project.known)
