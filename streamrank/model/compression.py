@@ -38,6 +38,9 @@ DENSE = "dense.weight"
 """The weight of the product over the bins."""
 LEVELS = 255
 """Steps in 8 bits between the beginning and the end of a bin."""
+WEIGHT_STEPS = 63
+"""Steps between 0 and the largest weight, of 7 bits: processors without VNNI add two products in 16
+bits, and 2 * 255 * 127 is cut off there without a word."""
 CONTRIB = "com.microsoft"
 
 
@@ -76,7 +79,7 @@ def int8_bins(graph: bytes) -> bytes:
     """Return the graph with its product over the bins in 8 bits.
 
     How far a number reaches into a bin becomes one of 256 steps: to cut off below 0 and above 1,
-    to scale and to round is one node then.  A head's weights are rounded to 255 steps.
+    to scale and to round is one node then.  A head's weights are rounded to 127 steps.
 
     Raises:
         NotCompressible: There is no such product.
@@ -87,7 +90,7 @@ def int8_bins(graph: bytes) -> bytes:
     scaled = _maker(model, clip.input[0])
     shifted, widths = scaled.input[0], _constant(model, scaled.input[1]).ravel()
     weight = _constant(model, DENSE)  # (outputs, K)
-    steps = np.abs(weight).max(1).clip(min=1e-12) / 127  # (outputs,)
+    steps = np.abs(weight).max(1).clip(min=1e-12) / WEIGHT_STEPS  # (outputs,)
     rounded = np.round(weight / steps[:, None]).astype(np.int8).T.copy()
     constants = {
         "bins.step": (1 / (LEVELS * widths)).astype(np.float32),
@@ -121,7 +124,11 @@ def int8_dynamic(graph: bytes) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
         quantization.quantize_dynamic(
-            _turned(graph), path, op_types_to_quantize=["MatMul"], per_channel=True
+            _turned(graph),
+            path,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            reduce_range=True,
         )
         return path.read_bytes()
 
@@ -147,6 +154,7 @@ def int8_static(graph: bytes, batches: Sequence[Inputs]) -> bytes:
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
+            reduce_range=True,
         )
         return path.read_bytes()
 
