@@ -70,12 +70,10 @@ class History:
             ReadFailed: The broker does not say.
         """
         self._noted = True
-        client = self._broker.client
-        asked = ConsumerGroupTopicPartitions(self._group, [self._where])
-        found = self._answer(lambda: client.list_consumer_group_offsets([asked])[self._group])
-        noted = (found.topic_partitions or [self._where])[0].offset
+        noted = self._start()
         if noted >= 0:
             return self.since(noted, ())
+        client = self._broker.client
         latest = {self._where: OffsetSpec.latest()}  # type: ignore[no-untyped-call]
         end = self._answer(lambda: client.list_offsets(latest)[self._where]).offset
         place = TopicPartition(self._where.topic, self._where.partition, end)
@@ -107,6 +105,26 @@ class History:
         except (KafkaException, KafkaError, TimeoutError) as error:
             # Left in place it costs a longer look back after a loss of all state.
             log.info("group %s was not removed: %s", self._group, error)
+
+    def _start(self) -> int:
+        """Return what is noted, less than 0 for nothing.
+
+        A consumer asks: `list_consumer_group_offsets` takes the whole process down where the
+        group's coordinator is not known yet, as on a broker that has just started.
+
+        References:
+            https://github.com/confluentinc/librdkafka/issues/5040
+        """
+        settings = for_consumer(self._connection, self._group, 5)
+        with closing(Consumer(settings)) as consumer:
+
+            def ask() -> int:
+                [found] = consumer.committed([self._where], 2 * PATIENCE)
+                if found.error is not None:
+                    raise KafkaException(found.error)
+                return int(found.offset)
+
+            return patiently(self._name, ask, patience_of(self._connection))
 
     def _answer(self, question: Callable[[], Future[T]]) -> T:
         # A partition may be opened while the broker is away: as patient as its deliveries.
