@@ -23,7 +23,8 @@ def test_what_is_too_sure_is_made_as_sure_as_it_may_be() -> None:
     assert found.shift.item() == pytest.approx(-1.0, abs=0.05)
     chance = metrics.sigmoid(found.apply(scores))[:, 0]
     assert metrics.calibration_error(chance, labels[:, 0]) < 0.01
-    assert (np.argsort(found.apply(scores)[:, 0]) == np.argsort(scores[:, 0])).all()
+    in_order = found.apply(scores)[np.argsort(scores[:, 0]), 0]
+    assert (np.diff(in_order) >= 0).all()  # what rounding makes equal may change places
 
 
 def test_the_conversion_is_put_right_given_the_label() -> None:
