@@ -147,7 +147,7 @@ class OnnxScorer:
             raise ScoringFailed(f"model {self.version}: there is no input {error}") from None
         except Exception as error:  # ONNX Runtime's own derive from Exception alone
             shapes = {name: stacked[name].shape for name in self._inputs}
-            reason = f"{_one_line(error)}, inputs {shapes}"
+            reason = f"{one_line(error)}, inputs {shapes}"
             raise ScoringFailed(f"model {self.version}: {reason}") from error
         return np.asarray(scores)
 
@@ -223,14 +223,7 @@ def _session(onnx: bytes, provider: Provider, threads: int) -> onnxruntime.Infer
 def _built(
     onnx: bytes, threads: int, providers: list[str | tuple[str, dict[str, str]]]
 ) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # Threads that spin between two runs take the cores from the flow, and from other sessions.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.enable_mem_pattern = False  # it remembers a plan for every shape that ever came
+    options = options_of(threads)
     try:
         session = onnxruntime.InferenceSession(
             onnx,
@@ -240,12 +233,26 @@ def _built(
         )
     except Exception as error:  # ONNX Runtime's own derive from Exception alone
         rule = "model must be an ONNX graph that runs here"
-        raise ModelRefused(f"{rule}: {_one_line(error)}") from error
+        raise ModelRefused(f"{rule}: {one_line(error)}") from error
     session.disable_fallback()  # or an error on the GPU goes on, silently, on the CPU
     return session
 
 
-def _one_line(error: Exception) -> str:
+def options_of(threads: int) -> onnxruntime.SessionOptions:
+    """Return what every session here is built with, so many threads wide."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Threads that spin between two runs take the cores from the flow, and from other sessions.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.enable_mem_pattern = False  # it remembers a plan for every shape that ever came
+    return options
+
+
+def one_line(error: Exception) -> str:
+    """Return what an error says; ONNX Runtime's own say it on several lines."""
     return " ".join(str(error).split())
 
 

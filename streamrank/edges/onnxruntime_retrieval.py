@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnxruntime
 
-from streamrank.edges.onnxruntime import ModelRefused, RuntimeEdgeError
+from streamrank.edges.onnxruntime import ModelRefused, RuntimeEdgeError, one_line, options_of
 from streamrank.features.trails import Trail, history
 from streamrank.features.view import Array
 
@@ -66,8 +66,7 @@ class OnnxRetrieval:
             found, scores = self._session.run(OUTPUTS, dict(fed))
         except Exception as error:  # ONNX Runtime's own derive from Exception alone
             shapes = {name: array.shape for name, array in fed.items()}
-            reason = " ".join(str(error).split())
-            raise RetrievalFailed(f"retrieval: {reason}, inputs {shapes}") from error
+            raise RetrievalFailed(f"retrieval: {one_line(error)}, inputs {shapes}") from error
         return np.asarray(found), np.asarray(scores)
 
     def _history(self, trail: Trail) -> dict[str, Array]:
@@ -85,20 +84,14 @@ class OnnxRetrieval:
 
 
 def _session(onnx: bytes, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options = options_of(threads)
     # Packed weights are a second copy; the catalogue is looked up in the first all the same.
     options.add_session_config_entry("session.disable_prepacking", "1")
-    options.enable_mem_pattern = False
     try:
         session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own derive from Exception alone
-        reason = " ".join(str(error).split())
-        raise ModelRefused(f"retrieval must be an ONNX graph that runs here: {reason}") from error
+        rule = "retrieval must be an ONNX graph that runs here"
+        raise ModelRefused(f"{rule}: {one_line(error)}") from error
     inputs = {one.name for one in session.get_inputs()}
     outputs = {one.name for one in session.get_outputs()}
     if not (inputs >= _NEEDED and outputs >= set(OUTPUTS)):

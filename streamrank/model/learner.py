@@ -44,7 +44,7 @@ class Online:
 
     Attributes:
         rate: Learning rate.
-        table_rate: That of the vectors of ids and words, as a share of it.
+        table_rate: That of the vectors of ids, as a share of it.
         decay: Weight decay.
         average: How much of the running mean each step keeps.
         clip: Norm that a gradient is cut to.
