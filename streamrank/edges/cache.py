@@ -35,6 +35,9 @@ class CachedStore:
         max_rows: How many rows to remember; the one used longest ago goes first.
         max_age: For how long.
         clock: Seconds, on a clock that never goes back.
+
+    Attributes:
+        max_age: The same, seconds.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class CachedStore:
         self.ttl = store.ttl
         self._store = store
         self._max_rows = max_rows
-        self._max_age = max_age.total_seconds()
+        self.max_age = max_age.total_seconds()
         self._clock = clock
         self._known: OrderedDict[tuple[View, str], Read] = OrderedDict()
         self._lock = Lock()
@@ -90,7 +93,7 @@ class CachedStore:
         `anew` asks the store behind whatever is remembered.
         """
         found = self._anew(view, keys) if anew else self._read(view, keys)
-        return [row for _, row in found], [at + self._max_age for at, _ in found]
+        return [row for _, row in found], [at + self.max_age for at, _ in found]
 
     def items(self, schema: Schema, ids: Sequence[str], at: int) -> Items:
         """Return windows and fields of items as arrays, without what is, at `at`, past its TTL.
@@ -147,7 +150,7 @@ class CachedStore:
         with self._lock:
             for key in keys:
                 known = self._known.get((view, key))
-                if known is not None and now - known[0] < self._max_age:
+                if known is not None and now - known[0] < self.max_age:
                     self._known.move_to_end((view, key))
                     found[key] = known
         return found

@@ -31,6 +31,10 @@ class Lasting(Protocol):
     def ttl(self) -> timedelta:
         """How old values may be."""
 
+    @property
+    def max_age(self) -> float:
+        """For how many seconds a row that was read would be returned again."""
+
     def lasting(
         self, view: View, keys: Sequence[str], *, anew: bool = False
     ) -> tuple[list[Row | None], list[float]]:
@@ -65,7 +69,6 @@ class CachedItems:
         self._max_items = max_items
         self._clock = clock
         self._lifetime = store.ttl // timedelta(microseconds=1)
-        self._between = 0.0  # two looks
         self._begin(_FIRST)
 
     def __len__(self) -> int:
@@ -108,9 +111,8 @@ class CachedItems:
         empty = items.encode(self._schema, nobody, [None] * size, [None] * size)
         self._items = items.writable(empty)
         self._until = np.full(size, -np.inf)
-        self._ahead = np.full(size, np.inf)  # from when on it may be read ahead of time
         self._asked = np.zeros(size, np.bool_)  # since it was read
-        self._look = np.inf
+        self._look = -np.inf  # when next to look for what grows old
         self._stamps = np.full((2, size), _ALWAYS)
         self._oldest = _ALWAYS
 
@@ -130,28 +132,28 @@ class CachedItems:
 
     def _grow(self, size: int) -> None:
         known, items_, until, stamps = self._places, self._items, self._until, self._stamps
-        names, ahead, asked, look = self._names, self._ahead, self._asked, self._look
+        names, asked, look = self._names, self._asked, self._look
         oldest, old = self._oldest, np.arange(len(until))
         self._begin(size)
         items.write(self._items, old, items_)
         self._places, self._names, self._oldest = known, names, oldest
         self._until[old], self._stamps[:, old] = until, stamps
-        self._ahead[old], self._asked[old], self._look = ahead, asked, look
+        self._asked[old], self._look = asked, look
 
     def _renew_ahead(self, now: float) -> None:
         """Read some of what grows old: so many that none of it is too old before its turn."""
-        [due] = np.nonzero(self._asked & (self._ahead <= now))
-        left = self._until[due]
-        due, left = due[left > now], left[left > now]
-        self._look = now + self._between
+        age = self._store.max_age
+        self._look = now + age / _LOOKS
+        until = self._until
+        [due] = np.nonzero(self._asked & (until > now) & (until <= now + age / 2))
         if not len(due):
             return
-        turns = max(1, int((left.min() - now) / self._between))
+        left = until[due] - now
+        turns = max(1, int(_LOOKS * left.min() / age))
         some = due[np.argsort(left)[: -(-len(due) // turns)]]
         self._write(some, [self._names[place] for place in some.tolist()], anew=True)
 
     def _write(self, places: Array, keys: Sequence[str], *, anew: bool = False) -> None:
-        now = self._clock()
         vectors, until = self._store.lasting("item_windows", keys, anew=anew)
         fields: list[Row | None] = [None] * len(keys)
         if self._schema.item:
@@ -172,11 +174,7 @@ class CachedItems:
         )
         items.write(self._items, places, found)
         self._until[places] = until
-        self._ahead[places] = now + (self._until[places] - now) / 2
         self._asked[places] = False
-        if (lasts := max(until) - now) > 0:
-            self._between = lasts / _LOOKS
-            self._look = min(self._look, now + self._between)
         for own, rows in zip(self._stamps, (vectors, fields), strict=True):
             own[places] = [_ALWAYS if row is None else row.stamp for row in rows]
         self._oldest = min(self._oldest, int(self._stamps[:, places].min()))
