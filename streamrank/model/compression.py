@@ -38,9 +38,9 @@ DENSE = "dense.weight"
 """The weight of the product over the bins."""
 LEVELS = 255
 """Steps in 8 bits between the beginning and the end of a bin."""
-WEIGHT_STEPS = 63
-"""Steps between 0 and the largest weight, of 7 bits: processors without VNNI add two products in 16
-bits, and 2 * 255 * 127 is cut off there without a word."""
+MIDDLE = 128
+"""What stands for a weight of 0.  Weights have no sign: without VNNI, processors add two products
+of signed ones in 16 bits, and cut the sum off without a word."""
 CONTRIB = "com.microsoft"
 
 
@@ -79,7 +79,7 @@ def int8_bins(graph: bytes) -> bytes:
     """Return the graph with its product over the bins in 8 bits.
 
     How far a number reaches into a bin becomes one of 256 steps: to cut off below 0 and above 1,
-    to scale and to round is one node then.  A head's weights are rounded to 127 steps.
+    to scale and to round is one node then.  A head's weights are rounded to 255 steps.
 
     Raises:
         NotCompressible: There is no such product.
@@ -90,12 +90,14 @@ def int8_bins(graph: bytes) -> bytes:
     scaled = _maker(model, clip.input[0])
     shifted, widths = scaled.input[0], _constant(model, scaled.input[1]).ravel()
     weight = _constant(model, DENSE)  # (outputs, K)
-    steps = np.abs(weight).max(1).clip(min=1e-12) / WEIGHT_STEPS  # (outputs,)
-    rounded = np.round(weight / steps[:, None]).astype(np.int8).T.copy()
+    steps = np.abs(weight).max(1).clip(min=1e-12) / 127  # (outputs,)
+    rounded = (np.round(weight / steps[:, None]) + MIDDLE).astype(np.uint8).T.copy()
     constants = {
         "bins.step": (1 / (LEVELS * widths)).astype(np.float32),
         "bins.zero": np.zeros(len(widths), np.uint8),
         "bins.weight": rounded,
+        "bins.none": np.array(0, np.uint8),
+        "bins.middle": np.array(MIDDLE, np.uint8),
         "bins.level": np.array(1 / LEVELS, np.float32),
         "bins.steps": steps.astype(np.float32),
     }
@@ -106,7 +108,7 @@ def int8_bins(graph: bytes) -> bytes:
         helper.make_node("Transpose", ["bins.reach"], ["bins.turned"], perm=[0, 2, 1]),
         helper.make_node(
             "MatMulIntegerToFloat",
-            ["bins.turned", "bins.weight", "bins.level", "bins.steps"],
+            [f"bins.{n}" for n in ("turned", "weight", "level", "steps", "none", "middle")],
             ["bins.product"],
             domain=CONTRIB,
         ),
@@ -128,7 +130,7 @@ def int8_dynamic(graph: bytes) -> bytes:
             path,
             op_types_to_quantize=["MatMul"],
             per_channel=True,
-            reduce_range=True,
+            weight_type=quantization.QuantType.QUInt8,
         )
         return path.read_bytes()
 
@@ -152,9 +154,8 @@ def int8_static(graph: bytes, batches: Sequence[Inputs]) -> bytes:
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=["MatMul"],
             activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
+            weight_type=quantization.QuantType.QUInt8,
             per_channel=True,
-            reduce_range=True,
         )
         return path.read_bytes()
 

@@ -63,7 +63,7 @@ def test_a_compressed_graph_scores_nearly_alike(graph: bytes, name: str) -> None
 
 def test_the_bins_in_eight_bits_are_the_nearest(graph: bytes) -> None:
     found = compression.int8_bins(graph)
-    assert all(np.abs(scores(found, b) - scores(graph, b)).max() < 0.02 for b in batches())
+    assert all(np.abs(scores(found, b) - scores(graph, b)).max() < 0.01 for b in batches())
 
 
 def test_quality_is_compared_list_by_list(graph: bytes) -> None:
