@@ -19,11 +19,11 @@ from streamrank.model.sequences import Shape
 
 LONG = 20
 """Steps from which on sequences are long, in the mean."""
-_OF_LONG: dict[str, Any] = {"layers": 2, "heads": 2, "inner": 1, "dropout": 0.2}
-_OF_SHORT: dict[str, Any] = {"layers": 1, "heads": 1, "inner": 1, "dropout": 0.5}
-_FROM_LONG = Recipe(positions=3200, rate=2e-3, settle=0.3, every=4, patience=40)
-_FROM_SHORT = Recipe(positions=1600, rate=1e-3, every=2, patience=16)
-"""Model and recipe for either kind, as `tests/benchmarks/sequences.py` has them."""
+OF_LONG: dict[str, Any] = {"layers": 2, "heads": 2, "inner": 1, "dropout": 0.2}
+OF_SHORT: dict[str, Any] = {"layers": 1, "heads": 1, "inner": 1, "dropout": 0.5}
+FROM_LONG = Recipe(positions=3200, rate=2e-3, settle=0.3, every=4, patience=40)
+FROM_SHORT = Recipe(positions=1600, rate=1e-3, every=2, patience=16)
+"""Model and recipe for either kind; `tests/benchmarks/sequences.py` measures them."""
 BATCHES = 20
 """Of an epoch, at least: from a small log a few large ones would teach nothing."""
 SMALLEST = 100
@@ -121,7 +121,7 @@ def _kind(histories: Sequence[History], items: int, size: Size) -> tuple[Shape, 
     """Return the model and how it learns."""
     steps = sum(len(one["items"]) for one in histories)
     long = steps >= LONG * len(histories)
-    kind, how = (_OF_LONG, _FROM_LONG) if long else (_OF_SHORT, _FROM_SHORT)
+    kind, how = (OF_LONG, FROM_LONG) if long else (OF_SHORT, FROM_SHORT)
     judged = max(JUDGED[0], JUDGED[1] // items)
     how = replace(how, epochs=size.epochs, seconds=size.seconds, judged=judged)
     if steps < BATCHES * how.positions:

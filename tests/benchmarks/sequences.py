@@ -35,6 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from streamrank.features.inputs import Array
+from streamrank.model import candidates
 from streamrank.model.leave_one_out import figures, ranks
 from streamrank.model.sequence_training import Learned, Progress, Recipe, learn
 from streamrank.model.sequences import Shape
@@ -42,14 +43,8 @@ from tests.benchmarks import sequences_peers
 
 Setting = tuple[dict[str, Any], Recipe]
 SETTINGS: dict[str, Setting] = {
-    "long": (
-        {"length": 200, "layers": 2, "heads": 2, "inner": 1, "dropout": 0.2},
-        Recipe(epochs=100, positions=3200, rate=2e-3, settle=0.3, every=4, patience=40),
-    ),
-    "short": (
-        {"length": 50, "layers": 1, "heads": 1, "inner": 1, "dropout": 0.5},
-        Recipe(positions=1600, rate=1e-3, every=2, patience=8),
-    ),
+    "long": ({"length": 200, **candidates.OF_LONG}, replace(candidates.FROM_LONG, epochs=100)),
+    "short": ({"length": 50, **candidates.OF_SHORT}, replace(candidates.FROM_SHORT, patience=8)),
 }
 """For sequences of 20 items and more in the mean, and for shorter ones."""
 
