@@ -18,7 +18,7 @@ from hypothesis import settings as hypothesis_settings
 
 from streamrank.edges.broker import EmbeddedBroker
 from streamrank.edges.kafka import STOPPING
-from tests.services import Kafka, Missing, Redis, Topics
+from tests.services import Kafka, Link, Missing, Redis, Topics, free_port
 
 # How long an example takes says how busy the machine is, and nothing of what is tested.
 hypothesis_settings.register_profile(
@@ -69,6 +69,20 @@ def private_kafka(tmp_path: Path) -> Iterator[Kafka]:
     kafka = _started(lambda: Kafka(folder))
     yield kafka
     kafka.stop(kill=True)
+
+
+@pytest.fixture
+def linked_kafka(tmp_path: Path) -> Iterator[tuple[Kafka, Link]]:
+    """An Apache Kafka of one test, and the link on which its clients come."""
+    folder = tmp_path / "kafka"
+    folder.mkdir()
+    port = free_port()
+    link = Link(port)
+    listener = f"advertised.listeners=PLAINTEXT://127.0.0.1:{link.port}\n"
+    kafka = _started(lambda: Kafka(folder, port=port, more=listener))
+    yield kafka, link
+    kafka.stop(kill=True)
+    link.close()
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -79,6 +81,50 @@ def until(condition: Callable[[], bool], within: float, what: str) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {within:.0f} s")
         time.sleep(0.02)
+
+
+class Link:
+    """A way to a port that can lose what comes back on it."""
+
+    def __init__(self, target: int) -> None:
+        self.losing = threading.Event()
+        self._target = target
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._server.getsockname()[1])
+        self._run(self._accept)
+
+    def close(self) -> None:
+        """Let nobody in any more."""
+        self._server.close()
+
+    @staticmethod
+    def _run(what: Callable[..., None], *arguments: object) -> None:
+        threading.Thread(target=what, args=arguments, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._server.accept()
+            except OSError:
+                return
+            try:
+                target = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                client.close()
+                continue
+            self._run(self._carry, client, target, None)
+            self._run(self._carry, target, client, self.losing)
+
+    @staticmethod
+    def _carry(
+        source: socket.socket, target: socket.socket, losing: threading.Event | None
+    ) -> None:
+        with source, suppress(OSError):
+            while taken := source.recv(65536):
+                if losing is None or not losing.is_set():
+                    target.sendall(taken)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)
 
 
 @dataclass

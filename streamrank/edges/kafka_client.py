@@ -40,6 +40,7 @@ BATCH = 1000
 """Records taken from librdkafka at once."""
 _PASSING = (
     Code._UNKNOWN_PARTITION,
+    Code._NOENT,  # an admin client: "No leaders found"
     Code.UNKNOWN_TOPIC_OR_PART,
     Code.LEADER_NOT_AVAILABLE,
     Code.NOT_LEADER_FOR_PARTITION,

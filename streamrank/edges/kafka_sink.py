@@ -4,6 +4,10 @@ Each partition of the topic is a partition of the sink, so one worker alone writ
 snapshot waits until everything is acknowledged and holds the offset after the last record. After
 a crash the flow works again on what it did since that snapshot; the sink first reads what is in
 the topic from there on, and leaves out the records whose `id` it finds.
+
+In the same way a sink goes on, within a run, when librdkafka gives up a producer. A broker that
+starts again knows the last batch alone of each producer, so those before it, taken by the broker
+while its answer was lost, are refused when they come again; to a producer this is fatal.
 """
 
 from __future__ import annotations
@@ -11,7 +15,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
@@ -35,6 +41,11 @@ Written = tuple[int, tuple[str, ...]]
 Headers = list[tuple[str, str | bytes | None]]
 REMEMBER = 3600.0
 """Seconds after a restart within which what was done before the crash has come again."""
+_GIVEN_UP = (
+    *(Code._FATAL, Code._PURGE_QUEUE, Code._PURGE_INFLIGHT, Code.OUT_OF_ORDER_SEQUENCE_NUMBER),
+    *(Code.UNKNOWN_PRODUCER_ID, Code.INVALID_PRODUCER_EPOCH),
+)
+"""What is wrong with the producer, and not with the record."""
 LARGEST = 64 * 2**20
 """Bytes of a record that the producer lets through; the topic's own limit decides."""
 MOST_WAITING = 96 * 2**20
@@ -83,23 +94,80 @@ class KafkaSink(FixedPartitionedSink[Outgoing, Written]):
         """Open a partition; after a crash, read what was written to it since the snapshot."""
         index = int(for_part[len(self._topic) + 1 : -1])
         group = f"{self._connection.get('group.id', 'streamrank')}-{step_id}-{index}"
-        broker, producer = self._clients()
+        broker, writer = self._clients()
         history = History(self._connection, broker, self._topic, index, group)
         written = history.begin() if resume_state is None else history.since(*resume_state)
-        return _Partition(producer, self._topic, index, history, *written, self._letters)
+        return _Partition(writer, self._topic, index, history, *written, self._letters)
 
-    def _clients(self) -> tuple[Broker, Producer]:
+    def _clients(self) -> tuple[Broker, _Writer]:
         # For each worker thread its own: a producer's reports then come in that thread alone.
-        clients: tuple[Broker, Producer] | None = getattr(self._workers, "clients", None)
+        clients: tuple[Broker, _Writer] | None = getattr(self._workers, "clients", None)
         if clients is None:
             limits = {
                 "message.max.bytes": LARGEST,
                 "queue.buffering.max.kbytes": MOST_WAITING >> 10,
             }
             settings = {"enable.idempotence": True, "linger.ms": 0, **limits}
-            producer = Producer(settings | for_producer(self._connection))
-            clients = self._workers.clients = Broker(self._connection), producer
+            writer = _Writer(settings | for_producer(self._connection))
+            clients = self._workers.clients = Broker(self._connection), writer
         return clients
+
+
+class _Writer:
+    """The producer of a worker's partitions, and another one once it is given up."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._settings = settings
+        self.producer = Producer(settings)
+        self.proven = False
+        """Whether the broker took anything of this producer."""
+
+    def renew(self, broken: Producer, why: Code) -> None:
+        """Make another producer, unless another partition of the worker did.
+
+        Raises:
+            DeliveryFailed: Nothing was taken of the one that is broken: another would not help.
+        """
+        if broken is not self.producer:
+            return
+        if not self.proven:
+            raise DeliveryFailed(f"the broker takes nothing of a new producer: {why.str()}")
+        log.warning("kafka: %s; what did not land is written by another producer", why.str())
+        deadline = time.monotonic() + PATIENCE
+        while len(broken) and time.monotonic() < deadline:  # what is under way may land yet
+            try:
+                broken.flush(PATIENCE)
+            except (KafkaException, SystemError) as error:
+                if _fatal(error) is None:
+                    raise
+        self.producer, self.proven = Producer(self._settings), False
+
+
+def _fatal(error: BaseException) -> Code | None:
+    """Return librdkafka's word that a producer is given up, if this is it.
+
+    It is raised from the next call of the producer, whichever that is, and a report that this
+    call hands out sees a pending exception: it fails with a SystemError whose cause is the word.
+    """
+    if isinstance(error, SystemError) and error.__cause__ is not None:
+        return _fatal(error.__cause__)
+    said = error.args[0] if isinstance(error, KafkaException) else None
+    return said if isinstance(said, Code) and _given_up(said) else None
+
+
+def _given_up(error: Code) -> bool:
+    return error.fatal() or error.code() in _GIVEN_UP
+
+
+class _Open(NamedTuple):
+    """A record of which the broker has not said whether it took it."""
+
+    after: int
+    """The end of what was acknowledged when it was written: it lies there or beyond."""
+    id: str | None
+    again: Callable[[], None]
+    """Writes it, if it must be written again."""
+    told: Callable[[Code | None, Message], None]
 
 
 class _Partition(StatefulSinkPartition[Outgoing, Written]):
@@ -107,7 +175,7 @@ class _Partition(StatefulSinkPartition[Outgoing, Written]):
 
     def __init__(
         self,
-        producer: Producer,
+        writer: _Writer,
         topic: str,
         index: int,
         history: History,
@@ -115,7 +183,8 @@ class _Partition(StatefulSinkPartition[Outgoing, Written]):
         written: set[str],
         letters: str | None,
     ) -> None:
-        self._producer = producer
+        self._writer = writer
+        self._producer = writer.producer
         self._topic = topic
         self._index = index
         self._history = history
@@ -124,7 +193,8 @@ class _Partition(StatefulSinkPartition[Outgoing, Written]):
         self._letters = letters
         self._forget = time.monotonic() + REMEMBER
         self._snapshots = 0
-        self._open = 0
+        self._begun = 0
+        self._open: dict[int, _Open] = {}
         self._failed: DeliveryFailed | None = None
         self._large: list[Outgoing] = []
 
@@ -134,43 +204,92 @@ class _Partition(StatefulSinkPartition[Outgoing, Written]):
                 self._written.discard(record.id)
             else:
                 self._write(record)
-        self._producer.poll(0)
-        self._raise_failed()
+        self._poll(0)
         self._one_by_one()
 
     def _write(self, record: Outgoing) -> None:
         headers: Headers = [] if record.id is None else [(ID_HEADER, record.id.encode())]
+        again, told = partial(self._write, record), partial(self._delivered, record)
+        begun = _Open(self._end, record.id, again, told)
+        try:
+            self._produce(
+                begun, self._topic, record.value, record.key.encode(), self._index, headers
+            )
+        except KafkaException as error:
+            if not self._is_too_large(error.args[0]):
+                raise self._failure(error.args[0].str()) from error
+            self._set_aside(record)
+
+    def _produce(
+        self,
+        begun: _Open,
+        topic: str,
+        value: bytes,
+        key: bytes,
+        index: int = -1,
+        headers: Headers | None = None,
+    ) -> None:
         while True:
+            number = self._begun = self._begun + 1
+            report = partial(self._report, number)
             try:
                 self._producer.produce(
-                    self._topic,
-                    record.value,
-                    record.key.encode(),
-                    self._index,
-                    on_delivery=partial(self._delivered, record),
-                    headers=headers,
+                    topic, value, key, index, on_delivery=report, headers=headers or []
                 )
             except BufferError:  # full: the flow waits for the broker
-                self._producer.poll(0.05)
-                self._raise_failed()
+                self._poll(0.05)
             except KafkaException as error:
-                if not self._is_too_large(error.args[0]):
-                    raise self._failure(error.args[0].str()) from error
-                return self._set_aside(record)
+                if (why := _fatal(error)) is None:
+                    raise
+                self._start_over(why)
             else:
-                self._open += 1
-                return None
+                self._open[number] = begun
+                return
+
+    def _poll(self, seconds: float) -> None:
+        """Take reports in."""
+        if self._producer is not self._writer.producer:
+            self._write_again()
+        try:
+            self._producer.poll(seconds)
+        except (KafkaException, SystemError) as error:
+            if (why := _fatal(error)) is None:
+                raise
+            self._start_over(why)
+        self._raise_failed()
+
+    def _start_over(self, why: Code) -> None:
+        self._writer.renew(self._producer, why)
+        self._write_again()
+
+    def _write_again(self) -> None:
+        """Write by the new producer, in the same order, what is open and did not land."""
+        self._producer = self._writer.producer
+        left, self._open = list(self._open.values()), {}
+        if not left:
+            return
+        self._end, landed = self._history.since(min(one.after for one in left), ())
+        for one in left:
+            if one.id is None or one.id not in landed:
+                one.again()
+
+    def _report(self, number: int, error: Code | None, message: Message) -> None:
+        if number in self._open and (error is None or not _given_up(error)):
+            self._open.pop(number).told(error, message)
 
     def _delivered(self, record: Outgoing, error: Code | None, message: Message) -> None:
-        self._open -= 1
         if error is None:
-            self._landed(message.offset() or 0)
+            self._writer.proven = True
+            self._landed(message.offset())
         elif self._is_too_large(error):
             self._large.append(record)
         else:
             self._failed = self._failed or self._failure(error.str())
 
-    def _landed(self, offset: int) -> None:
+    def _landed(self, offset: int | None) -> None:
+        # None: the broker had it already, and no longer knows where. The next one tells.
+        if offset is None:
+            return
         # Whoever makes a topic by writing to it makes it as the broker likes, with other settings.
         if offset < self._end:
             self._failed = self._failed or self._failure(
@@ -197,24 +316,26 @@ class _Partition(StatefulSinkPartition[Outgoing, Written]):
 
     def _set_aside(self, record: Outgoing) -> None:
         """Tell of a record that is too large: after a restart it would be so again."""
-        assert self._letters is not None  # noqa: S101  # see `_is_too_large`
         origin = f"{self._topic}[{self._index}]"
         rule = f"must fit into a record of {self._topic} (max.message.bytes)"
         reason = f"{record.id}: {rule}, got {len(record.value)} bytes"
         log.error("%s: %s", origin, reason)
         now = time.time_ns() // 1_000_000
         letter = DeadLetter(reason=reason, origin=origin, payload=b"", timestamp=now)
-        self._open += 1
-        self._producer.produce(self._letters, letter.encode(), origin, on_delivery=self._told)
+        self._tell(letter.encode())
+
+    def _tell(self, letter: bytes) -> None:
+        assert self._letters is not None  # noqa: S101  # see `_is_too_large`
+        begun = _Open(self._end, None, partial(self._tell, letter), self._told)
+        self._produce(begun, self._letters, letter, f"{self._topic}[{self._index}]".encode())
 
     def _told(self, error: Code | None, message: Message) -> None:
-        self._open -= 1
         if error is not None:
             self._failed = self._failed or self._failure(error.str())
 
     def _settle(self) -> None:
-        while self._open and self._failed is None:
-            self._producer.flush(1.0)
+        while self._open:
+            self._poll(1.0)
         self._raise_failed()
 
     def _failure(self, why: str) -> DeliveryFailed:

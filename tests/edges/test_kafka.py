@@ -15,6 +15,8 @@ from bytewax.dataflow import Dataflow
 from bytewax.errors import BytewaxRuntimeError
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import cluster_main, run_main
+from confluent_kafka import KafkaError as Code
+from confluent_kafka import KafkaException
 from pydantic import SecretStr
 
 from streamrank.edges.broker import EmbeddedBroker
@@ -33,6 +35,7 @@ from streamrank.edges.kafka import (
     TopicMissing,
     connection,
 )
+from streamrank.edges.kafka_client import patiently
 from streamrank.edges.kafka_source import Start
 from streamrank.settings import KafkaSection, Secrets
 from tests.services import Topics, free_port, until
@@ -536,3 +539,16 @@ def test_a_connection_that_misses_something_says_what() -> None:
     text = str(caught.value)
     assert "SASL_SSL needs kafka.sasl_mechanism and the environment variable" in text
     assert "STREAMRANK_SASL_PASSWORD" in text
+
+
+@pytest.mark.parametrize("word", [Code._NOENT, Code.NOT_COORDINATOR, Code.FENCED_LEADER_EPOCH])
+def test_what_a_broker_that_has_just_started_does_not_know_yet_is_asked_again(word: int) -> None:
+    answers = iter([KafkaException(Code(word)), KafkaException(Code(word)), 7])
+
+    def ask() -> int:
+        answer = next(answers)
+        if isinstance(answer, KafkaException):
+            raise answer
+        return answer
+
+    assert patiently("leaders", ask) == 7

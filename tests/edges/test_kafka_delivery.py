@@ -40,7 +40,7 @@ from streamrank.edges.kafka import (
 )
 from streamrank.edges.kafka_sink import MOST_WAITING
 from tests.edges.copying import build
-from tests.services import ROOT, Kafka, Topics, until
+from tests.services import ROOT, Kafka, Link, Topics, until
 
 pytestmark = pytest.mark.integration
 
@@ -154,6 +154,40 @@ def test_a_broker_that_goes_and_comes_back_costs_no_record(private_kafka: Kafka)
     assert patient.list_parts() == [f"{source}[{index}]" for index in range(4)]
     coming.join()
     opened.close()
+
+
+def test_what_a_broker_took_without_its_answer_coming_through_is_there_once_when_it_is_back(
+    linked_kafka: tuple[Kafka, Link], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It refuses all but the last batch that it had, and librdkafka then gives the producer up."""
+    kafka, link = linked_kafka
+    topics = Topics(f"127.0.0.1:{link.port}")
+    target = topics.new("out", partitions=2)
+    sink = KafkaSink(topics.connection | {"message.timeout.ms": 60_000}, target)
+    one, two = (sink.build_part("flow.out", place, None) for place in sink.list_parts())
+    one.write_batch([Outgoing("a", b"first")])
+    one.snapshot()
+    link.losing.set()
+    taken = kafka.folder / "data" / f"{target}-0" / f"{0:020}.log"
+    for number in numbers(0, 4):  # each a batch of its own
+        size = taken.stat().st_size
+        one.write_batch([Outgoing("a", number, number.decode())])
+        until(lambda n=size: taken.stat().st_size > n, 10, "it is taken")  # type: ignore[misc]
+    kafka.stop(kill=True)
+    two.write_batch([Outgoing("b", b"other", "other"), Outgoing("b", b"without an id")])
+    link.losing.clear()
+    kafka.start()
+    one.write_batch([Outgoing("a", b"last", "last")])
+    ends = [part.snapshot() for part in (one, two)]
+    assert "desynchronization" in caplog.text  # this is what happened
+    assert "what did not land is written by another producer" in caplog.text
+    values = topics.values(target)
+    others = [b"other", b"without an id"]
+    assert [value for value in values if value in others] == others
+    assert [value for value in values if value not in others] == [
+        *(b"first", *numbers(0, 4), b"last")
+    ]
+    assert ends == [(6, ()), (2, ())]
 
 
 SIZE, COUNT = 200_000, 1_000
