@@ -543,7 +543,9 @@ def test_a_connection_that_misses_something_says_what() -> None:
 
 @pytest.mark.parametrize("word", [Code._NOENT, Code.NOT_COORDINATOR, Code.FENCED_LEADER_EPOCH])
 def test_what_a_broker_that_has_just_started_does_not_know_yet_is_asked_again(word: int) -> None:
-    answers = iter([KafkaException(Code(word)), KafkaException(Code(word)), 7])
+    answers: Iterator[KafkaException | int] = iter(
+        [KafkaException(Code(word)), KafkaException(Code(word)), 7]
+    )
 
     def ask() -> int:
         answer = next(answers)
