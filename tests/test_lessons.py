@@ -168,7 +168,10 @@ def test_reversed_labels_are_believed_by_nobody_and_not_learned_from() -> None:
     for n in range(8):
         lessons.take(lists(60, n), TIME)
     champion, updates = lessons.champion, lessons.learner.updates
-    wrong = [dataclasses.replace(one, labels=1 - one.labels) for one in lists(55, 50)]
+    wrong = [
+        dataclasses.replace(one, labels=1 - one.labels, user=f"u{n}")
+        for n, one in enumerate(lists(55, 50))
+    ]
     news = lessons.take(wrong, TIME)
     judged = [one for one in news if isinstance(one, Judged)]
     assert [one.verdict.credible for one in judged] == [False]

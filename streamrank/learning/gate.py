@@ -7,12 +7,14 @@ least equal is never significantly worse, so that is no rule of its own; in a se
 small, it is: there a loss must be significant and beyond a limit to refuse.
 
 Feedback itself can be wrong.  Where the champion orders the newest lists the other way round, far
-beyond chance, something upstream says the opposite of what people did: nothing that learned from
-it, or was judged by it, may serve.
+beyond chance and for most users, something upstream says the opposite of what people did: nothing
+that learned from it, or was judged by it, may serve.
 """
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -27,6 +29,9 @@ SAMPLES = 1000
 METRICS = ("mrr", "ndcg@10", "auc")
 CREDIBLE = 0.45
 """An AUC of the champion that is surely below this is no chance and no change of taste."""
+FAR = 1e-3
+"""How improbable that is by chance, user by user: what nobody believes is not learned from, and a
+bootstrap of a handful of users is sure too soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +128,7 @@ def judge(evidence: Evidence, rules: Rules = Rules()) -> Verdict:
         rule = f"there must be {rules.lists} lists with feedback to judge by"
         return Verdict(False, f"{rule}, got {lists}", {"lists": float(lists)})
     figures, name = compared, rules.metric
-    if figures["champion_auc_high"] < CREDIBLE:
+    if figures["champion_auc_high"] < CREDIBLE and figures["reversed_by_chance"] < FAR:
         return Verdict(
             False,
             "feedback must not be the opposite of what it was, got an auc of "
@@ -224,7 +229,21 @@ def _compared(evidence: Evidence, rules: Rules) -> dict[str, float] | None:
         champion["auc"], groups=users, confidence=rules.confidence, samples=SAMPLES
     )
     names = ("difference", "difference_low", "difference_high")
-    return figures | dict(zip(names, surely, strict=True)) | {"champion_auc_high": believed.high}
+    return (
+        figures
+        | dict(zip(names, surely, strict=True))
+        | {"champion_auc_high": believed.high, "reversed_by_chance": _sign(champion["auc"], users)}
+    )
+
+
+def _sign(aucs: Array, users: Sequence[Hashable]) -> float:
+    """Return how probable so many users below an AUC of 1/2 are, were either side as likely."""
+    own: dict[Hashable, float] = defaultdict(float)
+    for auc, user in zip(aucs.tolist(), users, strict=True):
+        own[user] += auc - 0.5
+    below, above = sum(one < 0 for one in own.values()), sum(one > 0 for one in own.values())
+    count = below + above
+    return sum(math.comb(count, places) for places in range(below, count + 1)) / (1 << count)
 
 
 def _of_lists(

@@ -87,6 +87,16 @@ def test_reversed_labels_everywhere_are_believed_by_nobody() -> None:
     assert "opposite of what it was" in verdict.reason
 
 
+def test_a_handful_of_users_is_too_few_to_disbelieve_what_people_did() -> None:
+    """What is not believed is not learned from either; 2 ** -9 that nine go the same way."""
+    users = [f"u{n % 9}" for n in range(LISTS)]
+    few = dataclasses.replace(evidence(-2.0, 2.0), users=users)
+    verdict = judge(few)
+    assert verdict.credible
+    assert verdict.figures["reversed_by_chance"] == 2**-9
+    assert verdict.figures["champion_auc_high"] < 0.45
+
+
 def test_a_sudden_change_of_taste_is_believed() -> None:
     """The champion knows nothing any more, which is not the opposite of something."""
     assert judge(evidence(0.0, 1.0)).passed
