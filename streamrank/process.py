@@ -25,12 +25,6 @@ from streamrank.settings import SETTINGS_VARIABLE, Secrets, Settings, StateSecti
 
 log = logging.getLogger(__name__)
 FlowName = Literal["features", "rank", "learn"]
-STATE_PARTITIONS = 32
-"""Recovery partitions of a flow: as many processes may share its state.
-
-Bytewax reads a partition back in parts, and looks at all of its keys for each part: a million users
-take three minutes from 4 partitions.
-"""
 
 
 class StateUnusable(StreamRankError):
@@ -61,14 +55,14 @@ class Cluster:
         """How many processes there are."""
         return max(1, len(self.addresses))
 
-    def share(self) -> frozenset[int]:
+    def share(self, partitions: int) -> frozenset[int]:
         """Return which recovery partitions this process makes where there are none yet.
 
         Examples:
-            >>> [sorted(Cluster(one, ("a:1", "b:1")).share())[:3] for one in range(2)]
+            >>> [sorted(Cluster(one, ("a:1", "b:1")).share(6)) for one in range(2)]
             [[0, 2, 4], [1, 3, 5]]
         """
-        return frozenset(range(self.process, STATE_PARTITIONS, self.size))
+        return frozenset(range(self.process, partitions, self.size))
 
 
 ALONE = Cluster()
@@ -99,8 +93,6 @@ def cluster(process: int | None, addresses: str | None) -> Cluster:
             raise NoCluster(f"--addresses must be different host:port, got {address!r}")
     if process not in range(len(found)):
         raise NoCluster(f"--process must be within 0..{len(found) - 1}, got {process}")
-    if len(found) > STATE_PARTITIONS:
-        raise NoCluster(f"--addresses must be at most {STATE_PARTITIONS}, got {len(found)}")
     return Cluster(process, found)
 
 
@@ -126,6 +118,9 @@ def run(
     if accept_gap:
         kafka.ACCEPTING_GAPS.set()
     known = load()
+    if cluster.size > known.state.partitions:
+        rule = f"--addresses must be at most {known.state.partitions} (state.partitions)"
+        raise NoCluster(f"{rule}, got {cluster.size}")
     for difference in topics.ready(known, Secrets()):
         log.warning("%s (kafka.partitions)", difference)
     module = importlib.import_module(f"flows.{flow}")
@@ -178,8 +173,9 @@ def _recovery(state: StateSection, flow: str, cluster: Cluster) -> RecoveryConfi
         log.warning("state.path is not set: nothing is kept over a restart")
         return None
     folder = state.path / flow
-    if not any((folder / _part(index)).exists() for index in cluster.share()):
-        _prepare(folder, cluster)
+    share = cluster.share(state.partitions)
+    if not any((folder / _part(index)).exists() for index in share):
+        _prepare(folder, cluster, state.partitions)
     return RecoveryConfig(folder, state.every)
 
 
@@ -187,7 +183,7 @@ def _part(index: int) -> str:
     return f"part-{index}.sqlite3"
 
 
-def _prepare(folder: Path, cluster: Cluster) -> None:
+def _prepare(folder: Path, cluster: Cluster, partitions: int) -> None:
     """Make the files of the snapshots: those of one process all or none, whenever it dies.
 
     Of several processes each makes its own, so that it does not matter whether they share the
@@ -196,12 +192,12 @@ def _prepare(folder: Path, cluster: Cluster) -> None:
     new = folder.with_name(f".{folder.name}.new-{cluster.process}")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    init_db_dir(new, STATE_PARTITIONS)
+    init_db_dir(new, partitions)
     if cluster.size == 1:
         new.rename(folder)
         return
     folder.mkdir(exist_ok=True)
-    for index in sorted(cluster.share()):
+    for index in sorted(cluster.share(partitions)):
         (new / _part(index)).rename(folder / _part(index))
     shutil.rmtree(new)
 

@@ -45,7 +45,6 @@ def test_a_flow_whose_broker_does_not_come_says_so_in_one_line_and_ends(tmp_path
         (2, "a:1;b:1", "--process must be within 0..1, got 2"),
         (0, "a:1;b", "--addresses must be different host:port, got 'b'"),
         (0, "a:1;a:1", "--addresses must be different host:port, got 'a:1'"),
-        (0, ";".join(f"a:{n}" for n in range(1, 34)), "--addresses must be at most 32, got 33"),
     ],
 )
 def test_processes_that_do_not_fit_together_are_named(
@@ -55,11 +54,18 @@ def test_processes_that_do_not_fit_together_are_named(
         process.cluster(number, addresses)
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3, 32])
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
 def test_each_part_of_the_snapshots_is_made_by_one_process(processes: int) -> None:
     addresses = tuple(f"a:{port}" for port in range(1, processes + 1))
-    shares = [process.Cluster(number, addresses).share() for number in range(processes)]
-    assert sorted(part for share in shares for part in share) == list(range(32))
+    shares = [process.Cluster(number, addresses).share(8) for number in range(processes)]
+    assert sorted(part for share in shares for part in share) == list(range(8))
+
+
+def test_more_processes_than_parts_of_the_snapshots_are_refused() -> None:
+    addresses = tuple(f"a:{port}" for port in range(1, 10))
+    rule = r"^--addresses must be at most 8 \(state.partitions\), got 9$"
+    with pytest.raises(process.NoCluster, match=rule):
+        process.run("rank", None, cluster=process.Cluster(0, addresses))
 
 
 def test_the_learn_flow_is_not_shared() -> None:

@@ -53,7 +53,7 @@ def settings_of(folder: Path, bootstrap: str) -> Settings:
                 "fetch_wait": "5ms",
             },
             "store": {"path": str(folder / "feast")},
-            "state": {"path": str(folder / "state"), "every": "2s"},
+            "state": {"path": str(folder / "state"), "every": "2s", "partitions": 32},
             "registry": {"path": str(folder / "registry")},
         },
     )

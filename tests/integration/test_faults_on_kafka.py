@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from bytewax.recovery import init_db_dir
 
-from streamrank import process
 from streamrank.edges import topics as edges
+from streamrank.sections import StateSection
 from streamrank.settings import Secrets
 from tests.integration.test_flows_on_kafka import (
     STREAMRANK,
@@ -164,7 +164,7 @@ def test_a_full_disk_under_the_snapshots_stops_the_flow_loudly_and_costs_no_requ
 def test_a_torn_snapshot_is_an_error_that_says_where_and_what_to_do(project: Project) -> None:
     folder = project.folder / "state" / "rank"
     folder.mkdir(parents=True)
-    init_db_dir(folder, process.STATE_PARTITIONS)
+    init_db_dir(folder, StateSection().partitions)
     for part in folder.glob("*.sqlite3"):
         part.write_bytes(part.read_bytes()[:5000])
     with project.running(*RANK) as flow:
