@@ -10,7 +10,8 @@ verified, built and tried before it serves.
 `lost` and `duplicated` count requests. `p99_ratio` compares the round trips of requests that were
 under way between an announcement and a tenth of a second after the first list of its version
 (`during`) with those of all others (`between`). `rss_growth` compares the resident memory of the
-flow after the last ten swaps with that after swaps 11 to 20.
+flow after the last ten swaps with that after swaps 11 to 20.  The first swap comes after a minute
+of load: until then the flow grows anyway, as users and items become known to it.
 
 Without `--broker` an Apache Kafka is started (`python tests/services.py install`).
 """
@@ -58,6 +59,8 @@ SETTLES = 0.1
 """Seconds after the first list of a new version that still count as its swap."""
 QUIET = 0.5
 """Seconds between a swap and the next one."""
+WARM = 60.0
+"""Seconds of load before the first swap."""
 PATIENCE = 60.0
 
 
@@ -302,7 +305,7 @@ def measure(address: str | None, swaps: int, rate: float) -> dict[str, object]:
             gc.freeze()  # or a look through PyTorch's objects would be measured as a round trip
             with flow(known, Path(name)) as process, load.running():
                 warm = wait_for(load, published[-1].version, process)
-                while load.open > rate or time.perf_counter() - warm < 5:
+                while load.open > rate or time.perf_counter() - warm < WARM:
                     time.sleep(0.05)  # what was sent while it started is worked off
                 begun = time.perf_counter()
                 spans, memory = swap(load, published, swaps, process)
