@@ -18,7 +18,7 @@ from typing import Literal
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 
-from streamrank import clock
+from streamrank import clock, heap
 from streamrank.edges import kafka, topics
 from streamrank.errors import StreamRankError
 from streamrank.settings import SETTINGS_VARIABLE, Secrets, Settings, StateSection, load
@@ -110,6 +110,7 @@ def run(
     Raises:
         StreamRankError: The broker, a topic, the store or the model is not as it must be.
     """
+    heap.share()  # before the first thread of a library
     if flow == "learn" and cluster.size > 1:
         raise NoCluster("the learn flow must be one process: a model has one learner")
     if path is not None:

@@ -12,7 +12,6 @@ What served before is kept, so that a roll-back to it takes no time.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import logging
 import os
 import sys
@@ -23,6 +22,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeVar
 
+from streamrank import heap
 from streamrank.edges.onnxruntime import OnnxScorer, ScoringFailed
 from streamrank.edges.registry import RegistryUnusable, Verified, VersionMissing, VersionRefused
 from streamrank.errors import StreamRankError
@@ -155,7 +155,7 @@ class HotSwap:
     def _run(self) -> None:
         while (wanted := self._next()) is not None:
             self._build(*wanted)
-            _give_memory_back()
+            heap.trim()
 
     def _next(self) -> tuple[str, str] | None:
         with self._turn:
@@ -293,10 +293,3 @@ def standing_back(make: Callable[[], T]) -> T:
     if failed:
         raise failed[0]
     return made[0]
-
-
-def _give_memory_back() -> None:
-    """Return freed memory to the system, which glibc would keep: after 80 swaps 100 MB."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)
