@@ -312,6 +312,9 @@ class KafkaSection(Section):
     """Where a flow without a snapshot begins."""
     delivery_timeout: Duration = timedelta(minutes=2)
     """A record not acknowledged by then stops the flow."""
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "lz4"
+    """How records are packed on their way to the broker and there; `served` holds arrays that are
+    0 for the most part."""
 
 
 class StoreSection(Section):

@@ -18,7 +18,7 @@ ID_HEADER = "id"
 LETTER_HEADER = "letter"
 """Marks a record that was replayed, with the dead letter that it was."""
 _FOR_CONSUMERS = ("group.id",)
-_FOR_PRODUCERS = ("message.timeout.ms",)
+_FOR_PRODUCERS = ("message.timeout.ms", "compression.type")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,7 @@ def connection(section: KafkaSection, secrets: Secrets) -> Connection:
         "security.protocol": section.security_protocol,
         "group.id": section.group,
         "message.timeout.ms": round(section.delivery_timeout.total_seconds() * 1000),
+        "compression.type": section.compression,
     }
     if section.security_protocol in ("SSL", "SASL_SSL"):
         given |= {

@@ -528,6 +528,7 @@ def test_a_connection_takes_tls_and_sasl_from_settings_and_the_password_from_sec
         "sasl.password": "hunter2",
         "group.id": "streamrank",
         "message.timeout.ms": 7000,
+        "compression.type": "lz4",
     }
     assert "hunter" not in f"{found} {found!r}"
 
