@@ -88,6 +88,9 @@ def replay(
     published += versions.judged(run.news)
     report = run.report() | {"models": published, "seconds": round(time.monotonic() - started, 1)}
     show_systems(report["systems"], report["lists"]["measured"], console)
+    if chances := report["probabilities"]:
+        said = ", ".join(f"{name} {value:.4f}" for name, value in chances.items())
+        reading.say(console, f"its probabilities: {said}")
     return report
 
 

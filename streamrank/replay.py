@@ -213,6 +213,7 @@ class Replay:
         self._at = 0
         self.news: list[object] = []
         self.joined: Counter[str] = Counter()
+        self._predicted: list[tuple[Array, Array]] = []
 
     def run(self, records: Iterable[Incoming]) -> None:
         """Take the log in."""
@@ -266,6 +267,8 @@ class Replay:
         ids = ids_of(scored.query)
         clicked = self.found.clicked[scored.query.id]
         labels = np.array([item in clicked for item in ids], np.float64)
+        if scored.model:  # without one, scores are no log-odds
+            self._predicted.append((scored.scores[:, 0], labels))
         orders = {"streamrank": scored.scores[:, 0]} | simple_orders(
             scored.query, self.lane.store, self.lane.plan.schema
         )
@@ -287,7 +290,15 @@ class Replay:
             "systems": {
                 system: metrics.mean(lists) for system, lists in self.figures.items() if lists
             },
+            "probabilities": self._probabilities(),
         }
+
+    def _probabilities(self) -> dict[str, float]:
+        """Return how true the chances were that each list went out with, whoever scored it."""
+        if not self._predicted:
+            return {}
+        scores, labels = (np.concatenate(one) for one in zip(*self._predicted, strict=True))
+        return metrics.of_probabilities(scores, labels)
 
 
 def ids_of(query: Query) -> list[str]:

@@ -261,3 +261,33 @@ def test_an_order_that_is_not_learned_is_measured_as_what_it_is() -> None:
     run.run(records(LOG))
     systems = run.report()["systems"]
     assert systems["streamrank"] == systems["as_shown"]
+
+
+class Even:
+    """Every candidate gets its label as likely as not."""
+
+    version = "even"
+
+    def score(self, batch: Sequence[Inputs]) -> list[Array]:
+        return [np.zeros((len(one["candidate_items"]), 1)) for one in batch]
+
+
+def test_the_chances_that_lists_went_out_with_are_held_against_all_their_feedback() -> None:
+    found = surveyed()
+    run = Replay(KNOWN, found, 0.5, replay.lane_of(KNOWN, Even(), TIME))
+    run.run(records(LOG))
+    report = run.report()["probabilities"]
+
+    _, measured = found.split(0.5)
+    lists = [event for event in LOG if event.id in measured and isinstance(event, Shown)]
+    candidates = sum(len(one.items) for one in lists)
+    clicked = sum(len(found.clicked[one.id]) for one in lists)
+    assert report["log_loss"] == pytest.approx(np.log(2))
+    assert report["calibration_ratio"] == pytest.approx(candidates / 2 / clicked)
+    assert report["global_auc"] == 0.5
+
+
+def test_an_order_without_a_model_has_no_chances() -> None:
+    run = Replay(KNOWN, surveyed(), 0.5, replay.lane_of(KNOWN, AsShown(), TIME))
+    run.run(records(LOG))
+    assert run.report()["probabilities"] == {}
