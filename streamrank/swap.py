@@ -22,7 +22,6 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeVar
 
-from streamrank import heap
 from streamrank.edges.onnxruntime import OnnxScorer, ScoringFailed
 from streamrank.edges.registry import RegistryUnusable, Verified, VersionMissing, VersionRefused
 from streamrank.errors import StreamRankError
@@ -155,7 +154,6 @@ class HotSwap:
     def _run(self) -> None:
         while (wanted := self._next()) is not None:
             self._build(*wanted)
-            heap.trim()
 
     def _next(self) -> tuple[str, str] | None:
         with self._turn:
