@@ -30,7 +30,7 @@ from streamrank.steps import Read, decode
 
 
 def settings_for(path: Path | None, events: Path, console: Console) -> Settings:
-    """Read the settings; where there is no file, infer them from the log."""
+    """Read the settings; where there is no file, infer them from the log: environment over both."""
     if (
         path
         or os.environ.get(settings_module.SETTINGS_VARIABLE)
@@ -38,7 +38,7 @@ def settings_for(path: Path | None, events: Path, console: Console) -> Settings:
     ):
         return settings_module.load(path)
     say(console, "no settings file: inferred from the log (streamrank init writes one)")
-    return inferred(events, None, None, console)
+    return settings_module.overridden(inferred(events, None, None, console))
 
 
 def inferred(events: Path, label: str | None, conversion: str | None, console: Console) -> Settings:

@@ -195,11 +195,24 @@ def load(path: Path | None = None) -> Settings:
     """
     found = _file(path)
     values = {} if found is None else settings_file.read(found)
+    return _under_the_environment(values, str(found or "defaults"))
+
+
+def overridden(known: Settings) -> Settings:
+    """Put the environment over settings that are in no file, such as those inferred from a log.
+
+    Raises:
+        SettingsError: A variable is wrong; it says everything that is.
+    """
+    return _under_the_environment(known.model_dump(), "settings without a file")
+
+
+def _under_the_environment(values: dict[str, Any], source: str) -> Settings:
     faults: list[Fault] = []
     owners: dict[Key, str] = {}
     for variable, given in _variables(faults):
         _merge(values, given, f"environment variable {variable}", owners)
-    return _checked(values, str(found or "defaults"), owners, faults)
+    return _checked(values, source, owners, faults)
 
 
 def changed(known: Settings, changes: Mapping[str, Mapping[str, Any]]) -> Settings:

@@ -152,6 +152,20 @@ def test_a_replay_that_learns_nothing_measures_the_version_that_serves(
     assert report["systems"]["streamrank"] == report["systems"]["as_shown"]
 
 
+def test_without_a_settings_file_the_environment_stands_over_what_the_log_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "log.jsonl").write_text(lines_of(small_log(9)))
+    command = ("replay", "--events", "log.jsonl", "--learn-until", "0")
+    monkeypatch.setenv("STREAMRANK_REGISTRY__PATH", "elsewhere")
+    assert in_process(*command, folder=tmp_path).exit_code == 0
+    assert "elsewhere" in caplog.text
+
+    monkeypatch.setenv("STREAMRANK_RANK__K", "many")
+    with pytest.raises(StreamRankError, match=r"STREAMRANK_RANK__K: rank\.k"):
+        in_process(*command, folder=tmp_path)
+
+
 def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "report.json").mkdir()
     done = streamrank("doctor", "--report", "report.json", folder=tmp_path)
