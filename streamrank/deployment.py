@@ -16,6 +16,7 @@ from bytewax.dataflow import Dataflow
 
 from streamrank import (
     events,
+    heap,
     logs,
     metrics,
     metrics_watched,
@@ -186,6 +187,7 @@ def features_flow(build: Callable[..., Dataflow]) -> Dataflow:
 
 def rank_flow(build: Callable[..., Dataflow]) -> Dataflow:
     """Build the rank flow on the configured broker, store and registry."""
+    heap.share()  # Bytewax's own command comes here first
     known, secrets = settings.load(), Secrets()
     connection = kafka.connection(known.kafka, secrets)
     topics, letters = ("events", "requests"), known.topic("dead-letters")
