@@ -65,6 +65,8 @@ class Bench:
     sent: dict[bytes, float] = field(default_factory=dict)
     got: dict[bytes, float] = field(default_factory=dict)
     model: str = ""
+    last: float = field(default_factory=time.monotonic)
+    """When an answer came last, or none was missing."""
 
     def histories(self) -> None:
         """Give every user as many steps as the settings remember."""
@@ -91,12 +93,22 @@ class Bench:
         self.load.send(self.known.topic("requests"), user, request.encode())
 
     def receive(self, wait: float) -> None:
-        """Take the answers that have come; wait for one at most so long (s)."""
+        """Take the answers that have come; wait for one at most so long (s).
+
+        Raises:
+            BenchFailed: The flow ended, or answers no more.
+        """
+        before = len(self.got)
         for record in self.reader.poll(wait):
             found = _ANSWERED.search(record.value)
             if found is not None and found[1] in self.sent:
                 self.got.setdefault(found[1], time.perf_counter())
                 self.model = self.model or decode_ranking(record.value).model
+        now = time.monotonic()
+        if len(self.got) > before or len(self.got) == len(self.sent):
+            self.last = now
+        if self.flow.poll() is not None or now - self.last > PATIENCE:
+            raise self._failed()
 
     def settle(self) -> None:
         """Wait until every request is answered.
@@ -104,13 +116,8 @@ class Bench:
         Raises:
             BenchFailed: The flow ended, or answers no more.
         """
-        before, until = -1, 0.0
         while len(self.got) < len(self.sent):
             self.receive(0.1)
-            if len(self.got) != before:
-                before, until = len(self.got), time.monotonic() + PATIENCE
-            if self.flow.poll() is not None or time.monotonic() > until:
-                raise self._failed()
 
     def _failed(self) -> BenchFailed:
         said = (self.folder / "rank.log").read_text(errors="replace").strip()[-1500:]
@@ -118,13 +125,18 @@ class Bench:
         return BenchFailed(f"{left} requests without an answer; the rank flow says:\n{said}")
 
     def full(self, seconds: float) -> float:
-        """Return lists a second where the flow never waits for a request."""
-        begun, before = time.perf_counter(), len(self.got)
-        while (now := time.perf_counter()) - begun < seconds:
+        """Return lists a second where the flow never waits for a request.
+
+        It takes longer where fewer answers come than there are requests open: a rate made of
+        those would say nothing, and there may be none at all.
+        """
+        begun, before, now = time.perf_counter(), len(self.got), 0.0
+        while now < seconds or len(self.got) - before < OPEN:
             for _ in range(OPEN - (len(self.sent) - len(self.got))):
                 self.ask()
             self.receive(0.005)
-        return (len(self.got) - before) / (now - begun)
+            now = time.perf_counter() - begun
+        return (len(self.got) - before) / now
 
     def steady(self, seconds: float, rate: float) -> list[float]:
         """Ask at a rate, and return how long each answer took, ms."""

@@ -221,7 +221,12 @@ def bench(
     broker: Annotated[
         str | None, typer.Option(help="host:port of a broker; else the settings'.")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=1.0, help="How long requests are sent.")] = 30.0,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            min=0.001, help="How long requests are sent; longer where too few are answered."
+        ),
+    ] = 30.0,
     candidates: Annotated[int, typer.Option(min=1, help="Candidates of a request.")] = 100,
     report: ReportOption = None,
 ) -> None:
