@@ -159,25 +159,33 @@ class CachedItems:
         if self._schema.item:
             fields, also = self._store.lasting("item_fields", keys, anew=anew)
             until = list(map(min, until, also))
+        stamps = np.array(
+            [[_ALWAYS if row is None else row.stamp for row in rows] for rows in (vectors, fields)]
+        )
+        # most rows are as they were: a stamp never comes again with other values
+        first = np.isneginf(self._until[places])
+        [news] = np.nonzero(first | (stamps != self._stamps[:, places]).any(0))
+        self._until[places] = until
+        self._asked[places] = False
+        if not len(news):
+            return
+        some = news.tolist()
         width = windows.width(len(self._schema.horizons), len(self._schema.channels))
         found = items.encode(
             self._schema,
-            keys,
+            [keys[n] for n in some],
             [
                 None if row is None else vector(row.view, row.key, row.values, width)
-                for row in vectors
+                for row in (vectors[n] for n in some)
             ],
             [
                 None if row is None or isinstance(row.values, np.ndarray) else row.values
-                for row in fields
+                for row in (fields[n] for n in some)
             ],
         )
-        items.write(self._items, places, found)
-        self._until[places] = until
-        self._asked[places] = False
-        for own, rows in zip(self._stamps, (vectors, fields), strict=True):
-            own[places] = [_ALWAYS if row is None else row.stamp for row in rows]
-        self._oldest = min(self._oldest, int(self._stamps[:, places].min()))
+        items.write(self._items, places[news], found)
+        self._stamps[:, places] = stamps
+        self._oldest = min(self._oldest, int(stamps.min()))
 
 
 def vector(view: View, key: str, values: Values, width: int) -> Array | None:

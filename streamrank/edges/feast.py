@@ -9,7 +9,7 @@ for each of its counts.  `tests/benchmarks/feast.py` compares the ways in one ru
 What Feast leaves open is closed here:
 
 - It makes five objects for a row, and a row is two questions to SQLite: vectors go in as bytes, by
-  one (`edges.feast_vectors`).
+  one, and all rows come out so (`edges.feast_sqlite`).
 - Its SQLite store keeps whole seconds and lets an older row replace a newer one: the time is a
   column of its own, in microseconds, and what is not newer is not written.
 - It hands out values however old: readers go through `fresh`.
@@ -21,23 +21,23 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy as np
 from feast import FeatureStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import DoubleList, StringList, Value
+from feast.protos.feast.types.Value_pb2 import Value
 from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisUnreachable
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from streamrank.edges import repository, tables
-from streamrank.edges.feast_vectors import Vectors
+from streamrank.edges.feast_sqlite import SqliteRows
+from streamrank.edges.feast_values import cell_of, value_of
 from streamrank.edges.offline import OfflineLog, utc_now
 from streamrank.edges.store import (
     Row,
@@ -50,7 +50,7 @@ from streamrank.edges.store import (
     kinds_of,
     newest,
 )
-from streamrank.edges.tables import Cell, Table, Type
+from streamrank.edges.tables import Cell, Table
 from streamrank.edges.views import define
 from streamrank.settings import Secrets, Settings
 
@@ -113,7 +113,11 @@ class FeastStore:
                 feast.apply(defined.objects())
             self._provider = feast.provider
             self._log = OfflineLog(path, self._tables, now=now)
-            self._vectors = None if redis else _vectors(path, settings.project, self._tables)
+            self._sqlite: SqliteRows | None = None
+            if not redis:
+                self._sqlite = SqliteRows(
+                    path / "online.db", settings.project, [*self._tables.values()]
+                )
         try:
             self.rows("popular", ["all"])  # what does not work should not work from the start
         except StoreUnreachable as error:
@@ -157,12 +161,12 @@ class FeastStore:
     def close(self) -> None:
         """Write what is held back; the store is not used after this."""
         self.flush()
-        if self._vectors is not None:
-            self._vectors.close()
+        if self._sqlite is not None:
+            self._sqlite.close()
 
     def _keep(self, table: Table, rows: Sequence[Row]) -> None:
-        if self._vectors is not None and table in self._vectors:
-            self._vectors.write(table, rows, self._now())
+        if self._sqlite is not None and table in self._sqlite and not table.fields:
+            self._sqlite.write(table, rows, self._now())
             return
         for batch in _batches(rows):
             self._put(table, batch)
@@ -181,6 +185,8 @@ class FeastStore:
             self._provider.online_write_batch(self._config, self._views[table.view], data, None)
 
     def _get(self, table: Table, keys: Sequence[str]) -> list[Row | None]:
+        if self._sqlite is not None and table in self._sqlite:
+            return self._sqlite.read(table, keys)
         found = self._provider.online_read(
             self._config,
             self._views[table.view],
@@ -206,10 +212,6 @@ class FeastStore:
             raise StoreRefused(f"{self._name} must be usable: {error}") from error
 
 
-def _vectors(path: Path, project: str, known: Mapping[View, Table]) -> Vectors:
-    return Vectors(path / "online.db", project, [one for one in known.values() if not one.fields])
-
-
 def _batches(values: Sequence[T]) -> Iterator[Sequence[T]]:
     for start in range(0, len(values), BATCH):
         yield values[start : start + BATCH]
@@ -226,40 +228,13 @@ def _moment(row: Row) -> datetime:
 def _features(table: Table, row: Row) -> dict[str, Value]:
     """Return every column, so that a value that is no longer known goes too."""
     return {
-        name: _value(table.columns[name], cell) for name, cell in tables.cells(table, row).items()
+        name: value_of(table.columns[name], cell) for name, cell in tables.cells(table, row).items()
     }
-
-
-def _value(kind: Type, cell: Any) -> Value:
-    if cell is None:
-        return Value()
-    if kind == "texts":
-        return Value(string_list_val=StringList(val=cell))
-    if kind == "numbers":
-        return Value(double_list_val=DoubleList(val=cell))
-    return Value(**{_HELD[kind]: cell})
-
-
-_HELD: Mapping[Type, str] = {
-    "number": "double_val",
-    "text": "string_val",
-    "texts": "string_list_val",
-    "numbers": "double_list_val",
-    "stamp": "int64_val",
-}
 
 
 def _cells(table: Table, features: _Features) -> dict[str, Cell]:
-    """Return the cells; one that was stored as another type, under older settings, is empty."""
     return {
-        name: _cell(kind, features[name])
+        name: cell_of(kind, features[name])
         for name, kind in table.columns.items()
-        if name in features and features[name].WhichOneof("val") == _HELD[kind]
+        if name in features
     }
-
-
-def _cell(kind: Type, value: Value) -> Cell:
-    held = getattr(value, _HELD[kind])
-    if kind == "numbers":
-        return np.array(held.val)
-    return tuple(held.val) if kind == "texts" else held

@@ -148,8 +148,8 @@ def test_fields_may_have_any_name(tmp_path: Path) -> None:
     store = open_store(tmp_path, fields=FieldsSection(item=kinds))
     values = {name: float(n) for n, name in enumerate(names)}
     store.write([Row("item_fields", "i1", NOW, 0, values)])
-    store.close()
     assert store.read("item_fields", ["i1"], NOW) == [values]
+    store.close()
 
 
 def test_the_registry_says_what_the_settings_say(tmp_path: Path) -> None:

@@ -1,12 +1,10 @@
-"""Vectors into Feast's SQLite store, many at a time, as the rows that Feast itself would write.
+"""Rows in and out of Feast's SQLite store, many at a time, without an object for each value.
 
-Feast makes five objects for each row and asks SQLite two questions; what is written here is byte
-for byte the same (`tests/edges/test_feast_vectors.py`), from the memory of the vector, in one
-statement.  That also leaves alone what is not newer, which Feast's does not: in the column that
-Feast fills with a value as text stands the stamp.
-
-References:
-    Protocol Buffers, "Encoding", https://protobuf.dev/programming-guides/encoding/.
+Feast makes five objects for each row that it writes and asks SQLite two questions; a vector is
+written here byte for byte the same, from its memory, in one statement.  That also leaves alone
+what is not newer, which Feast's does not: in the column that Feast fills with a value as text
+stands the stamp.  What is read is what Feast reads, of all views.  Both are compared with Feast's
+own in `tests/edges/test_feast_sqlite.py`.
 """
 
 from __future__ import annotations
@@ -22,11 +20,11 @@ from string import Template
 import numpy as np
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import DoubleList, Value
+from feast.protos.feast.types.Value_pb2 import Value
 
+from streamrank.edges.feast_values import bytes_of, cell_from
 from streamrank.edges.store import Row
-from streamrank.edges.tables import STAMP, Table
-from streamrank.features.inputs import Array
+from streamrank.edges.tables import STAMP, Cell, Table, row
 
 VALUES = "values"
 CACHE = 64
@@ -34,8 +32,10 @@ CACHE = 64
 _COLUMNS = {"entity_key", "feature_name", "value", "value_text", "event_ts", "created_ts"}
 
 
-class Vectors:
-    """Writes the rows of views whose values are one vector.
+class SqliteRows:
+    """Writes the rows of views whose values are one vector, and reads those of all views.
+
+    Tables and keys that do not look as expected are left to Feast's own way: no such view is `in`.
 
     Args:
         path: The SQLite file, as Feast made it.
@@ -47,13 +47,12 @@ class Vectors:
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._connection.execute(f"PRAGMA cache_size={-1024 * CACHE}")
         self._known = {
-            table.view: (_statement(f"{project}_{table.view}"), keys(table.entity))
+            table.view: (f"{project}_{table.view}", keys(table.entity))
             for table in tables
             if self._fits(f"{project}_{table.view}", table)
         }
 
     def _fits(self, name: str, table: Table) -> bool:
-        """Say whether Feast's table and keys look as expected; its own way is there otherwise."""
         columns = {
             row[1] for row in self._connection.execute(f"PRAGMA table_info({_quoted(name)})")
         }
@@ -66,16 +65,37 @@ class Vectors:
 
     def write(self, table: Table, rows: Sequence[Row], created: datetime) -> None:
         """Keep rows of one view, all of them or none, each where it is newer than what is there."""
-        statement, key = self._known[table.view]
+        name, key = self._known[table.view]
         made = _seconds(int(created.timestamp()))
         written = [
-            (key(row.key), vector(row.values), stamp(at), str(at), _seconds(at // 1_000_000), made)
+            (
+                key(row.key),
+                bytes_of(row.values),
+                stamp(at),
+                str(at),
+                _seconds(at // 1_000_000),
+                made,
+            )
             for row, at in ((row, row.stamp) for row in rows)
             if isinstance(row.values, np.ndarray)
         ]
         written.sort()  # neighbours are on one page
         with _transaction(self._connection):
-            self._connection.executemany(statement, written)
+            self._connection.executemany(_newer(name), written)
+
+    def read(self, table: Table, names: Sequence[str]) -> list[Row | None]:
+        """Return the rows by key, `None` where there is none."""
+        name, key = self._known[table.view]
+        kinds = table.columns
+        asked = {key(one): one for one in names}
+        question = f"{_rows_of(name)} ({', '.join('?' * len(asked))})"
+        found: dict[str, dict[str, Cell]] = {}
+        # all at once: who still reads keeps others from writing
+        for entity, column, value in self._connection.execute(question, [*asked]).fetchall():
+            if column in kinds:
+                cells = found.setdefault(asked[entity], {})
+                cells[column] = cell_from(kinds[column], value)
+        return [None if one not in found else row(table, one, found[one]) for one in names]
 
     def close(self) -> None:
         """Let go of the file."""
@@ -102,28 +122,6 @@ def keys(entity: str) -> Callable[[str], bytes]:
         return begin + len(content).to_bytes(4, "little") + content
 
     return key
-
-
-def vector(values: Array) -> bytes:
-    """Return a vector as the bytes of Feast's `Value`.
-
-    The numbers come last in it, as they lie in memory, after what depends on their count alone.
-
-    Examples:
-        >>> vector(np.ones(1)) == Value(double_list_val=DoubleList(val=[1.0])).SerializeToString()
-        True
-    """
-    content: bytes = values.astype(_DOUBLE, copy=False).tobytes()
-    return _before(len(values)) + content
-
-
-@lru_cache(maxsize=1_000)
-def _before(count: int) -> bytes:
-    whole: bytes = Value(double_list_val=DoubleList(val=[0.0] * count)).SerializeToString()
-    return whole[: len(whole) - _DOUBLE.itemsize * count]
-
-
-_DOUBLE = np.dtype("<f8")
 
 
 def stamp(value: int) -> bytes:
@@ -156,8 +154,15 @@ _NEWER = Template("""
 """)
 
 
-def _statement(name: str) -> str:
+@lru_cache(maxsize=100)
+def _newer(name: str) -> str:
     return _NEWER.substitute(table=_quoted(name), values=VALUES, stamp=STAMP)
+
+
+@lru_cache(maxsize=100)
+def _rows_of(name: str) -> str:
+    wanted = "entity_key, feature_name, value"
+    return f"SELECT {wanted} FROM {_quoted(name)} WHERE entity_key IN"  # noqa: S608  # nosec B608
 
 
 @contextmanager
