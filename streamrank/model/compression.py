@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper, numpy_helper
 from onnxruntime import quantization
 from onnxruntime.transformers import float16
@@ -32,7 +31,7 @@ from streamrank.evaluation.intervals import Interval, paired
 from streamrank.features import inputs
 from streamrank.features.inputs import Array, Inputs
 from streamrank.learning.examples import Example
-from streamrank.model.export import session_of
+from streamrank.model.export import folded, session_of
 
 DENSE = "dense.weight"
 """The weight of the product over the bins."""
@@ -63,18 +62,6 @@ class Compared:
     mrr: Interval
 
 
-def whole(graph: bytes) -> bytes:
-    """Return the same graph with its constants folded: transposed weights, trusted vectors."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "whole.onnx"
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(path)
-        options.log_severity_level = 3
-        onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        return path.read_bytes()
-
-
 def int8_bins(graph: bytes) -> bytes:
     """Return the graph with its product over the bins in 8 bits.
 
@@ -84,7 +71,7 @@ def int8_bins(graph: bytes) -> bytes:
     Raises:
         NotCompressible: There is no such product.
     """
-    model = onnx.load_from_string(whole(graph))
+    model = onnx.load_from_string(folded(graph))
     product = _product(model)
     clip = _maker(model, product.input[1])
     scaled = _maker(model, clip.input[0])
@@ -166,7 +153,7 @@ def fp16(graph: bytes) -> bytes:
     The bins stay whole: half precision tells numbers apart by a thousandth, which is more than
     the width of a narrow bin.
     """
-    model = onnx.load_from_string(whole(graph))
+    model = onnx.load_from_string(folded(graph))
     clips = {node.input[0] for node in model.graph.node if node.op_type == "Clip"}
     scaled = clips | _before(model, clips)
     kept = [n for n in model.graph.node if n.op_type == "Clip" or set(n.output) & scaled]
@@ -227,7 +214,7 @@ class _Batches(quantization.CalibrationDataReader):  # type: ignore[misc]
 
 def _turned(graph: bytes) -> onnx.ModelProto:
     """Return the graph with the weight of the bins on the right, where quantizers look for it."""
-    model = onnx.load_from_string(whole(graph))
+    model = onnx.load_from_string(folded(graph))
     del model.graph.value_info[:]  # shapes of before the folding
     product = _product(model)
     found = [

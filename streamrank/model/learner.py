@@ -307,7 +307,7 @@ class Learner:
             if self.graph is None:
                 return None
             try:
-                return self.graph.with_weights(self.weights())
+                return export.folded(self.graph.with_weights(self.weights()))
             except NotInjectable:  # it went back to a version with other bins
                 self.graph = None
         return None

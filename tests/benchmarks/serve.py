@@ -86,7 +86,7 @@ def publish(known: Any) -> bytes:
     random = np.random.default_rng(0)
     numbers, context = (random.normal(size=(500, n)) for n in (config.numbers, config.context))
     ranker = Ranker(config, fit_bins(numbers, config.bins), fit_bins(context, config.bins)).eval()
-    graph = export.to_onnx(ranker)
+    graph = export.folded(export.to_onnx(ranker))
     weights = {name: tensor.numpy().copy() for name, tensor in ranker.state_dict().items()}
     probe = export.random_inputs(config, 8, 20, 30)
     made = Exported(graph, weights, config.heads, probe, export.run(ranker, probe))

@@ -99,7 +99,11 @@ def publish(known: Settings) -> list[Manifest]:
                 weight.add_(torch.randn_like(weight), alpha=0.05)
         weights = {name: tensor.numpy().copy() for name, tensor in ranker.state_dict().items()}
         made = Exported(
-            graph.with_weights(weights), weights, config.heads, probe, export.run(ranker, probe)
+            export.folded(graph.with_weights(weights)),
+            weights,
+            config.heads,
+            probe,
+            export.run(ranker, probe),
         )
         parent = published[-1].version if published else None
         published.append(

@@ -56,6 +56,21 @@ def test_the_probe_gives_what_is_expected(
     assert found == pytest.approx(exported.expected, abs=1e-4)
 
 
+def test_nothing_tells_where_it_was_made(exported: Exported) -> None:
+    graph = onnx.load_from_string(exported.onnx).graph
+    assert not any(node.metadata_props for node in graph.node)
+    assert b"ranker.py" not in exported.onnx
+
+
+def test_folded_constants_change_nothing(trained: Trained) -> None:
+    graph = export.to_onnx(trained.ranker)
+    before, after = (export.session_of(one) for one in (graph, export.folded(graph)))
+    for shape in ((2, 9, 7), (1, 0, 1), (1, 50, 100)):
+        batch = export.random_inputs(trained.ranker.config, *shape)
+        [wanted], [found] = before.run(["scores"], batch), after.run(["scores"], batch)
+        assert found == pytest.approx(wanted, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("lists", "steps", "candidates"),
     [(1, 0, 1), (1, 0, 1000), (1, 50, 1), (3, 1, 1), (1, 200, 300), (17, 9, 2)],
@@ -90,11 +105,11 @@ def test_the_weights_are_the_models(trained: Trained, exported: Exported) -> Non
     assert exported.heads == ("click",)
 
 
-def test_the_graph_holds_the_weights_by_their_names(exported: Exported) -> None:
+def test_the_graph_holds_the_weights_by_their_names(trained: Trained, exported: Exported) -> None:
     """Weights that are equal, such as fresh biases, may be there once for all."""
     stored = {
         one.name: numpy_helper.to_array(one)
-        for one in onnx.load_from_string(exported.onnx).graph.initializer
+        for one in onnx.load_from_string(export.to_onnx(trained.ranker)).graph.initializer
     }
     large = {name: array for name, array in exported.weights.items() if array.ndim > 1}
     del large["encoder.transformer.embeddings.word_embeddings.weight"]  # never used
