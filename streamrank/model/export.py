@@ -99,8 +99,7 @@ def to_onnx(ranker: Ranker) -> bytes:
 def folded(graph: bytes) -> bytes:
     """Return the same graph with its constants folded: transposed weights, trusted vectors.
 
-    ONNX Runtime builds a session of it in two thirds of the time, which is what a hot swap costs
-    a flow that serves.
+    ONNX Runtime builds a session of it sooner, which is what a hot swap costs a flow that serves.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "folded.onnx"

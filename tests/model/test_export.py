@@ -56,10 +56,10 @@ def test_the_probe_gives_what_is_expected(
     assert found == pytest.approx(exported.expected, abs=1e-4)
 
 
-def test_nothing_tells_where_it_was_made(exported: Exported) -> None:
-    graph = onnx.load_from_string(exported.onnx).graph
-    assert not any(node.metadata_props for node in graph.node)
-    assert b"ranker.py" not in exported.onnx
+def test_nothing_tells_where_it_was_made(trained: Trained, exported: Exported) -> None:
+    for made in (export.to_onnx(trained.ranker), exported.onnx):
+        assert not any(node.metadata_props for node in onnx.load_from_string(made).graph.node)
+        assert b"ranker.py" not in made
 
 
 def test_folded_constants_change_nothing(trained: Trained) -> None:
