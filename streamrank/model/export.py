@@ -112,7 +112,7 @@ def folded(graph: bytes) -> bytes:
 
 
 def _simplify(model: ir.Model, weights: Set[str]) -> None:
-    """Fold constants, but no weights, and leave out what only tells shapes, and notes.
+    """Fold constants, but no weights, and leave out what only tells shapes or origin.
 
     The graph then holds each weight as the Ranker does, and by its name; what follows from
     weights alone, `folded` works out.
@@ -127,7 +127,12 @@ def _simplify(model: ir.Model, weights: Set[str]) -> None:
         if node.op_type == "Reshape":
             _reshape_by_constants(model, node)
     RemoveUnusedNodesPass()(model)
-    for node in model.graph:  # what it came from: lines of our files, paths of this machine
+    forget_origin(model)
+
+
+def forget_origin(model: ir.Model) -> None:
+    """Leave out what the exporter notes of each node: lines of our files, paths of this machine."""
+    for node in model.graph:
         node.metadata_props.clear()
         node.doc_string = None
 

@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from streamrank.features.inputs import Array
-from streamrank.model.export import TOLERANCE, ExportFailed, quiet
+from streamrank.model.export import TOLERANCE, ExportFailed, forget_origin, quiet
 from streamrank.model.sequences import SequenceModel, Shape
 
 PART = 1 << 17
@@ -144,6 +144,7 @@ def _encoder(model: SequenceModel) -> onnx.ModelProto:
         )
     if program is None:
         raise ExportFailed("torch.onnx.export must return a program, got None")
+    forget_origin(program.model)
     return program.model_proto
 
 

@@ -100,6 +100,10 @@ def test_a_history_longer_than_the_model_looks_is_read() -> None:
     assert found[0].tolist() == (order + 1).tolist()
 
 
+def test_nothing_tells_where_it_was_made() -> None:
+    assert b"retrieval.py" not in exported().onnx
+
+
 def test_an_empty_history_finds_something() -> None:
     found, scores = asked(exported(), [[0]], 10)
     assert (found > 0).all()
