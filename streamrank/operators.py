@@ -122,7 +122,9 @@ class Room:
 class Form(Generic[S]):
     """How a state is kept as bytes: in a snapshot, and from then on until its key comes again.
 
-    Bytewax pickles what a snapshot holds, which takes a state of many objects long, both ways.
+    Bytewax pickles what a snapshot holds, which takes a state of many objects long, both ways. A
+    value that gave something out has its state packed at once: next to the work that follows it
+    is little, while a snapshot holds up all keys for all that changed since the last one.
     """
 
     pack: Callable[[S], bytes]
@@ -138,6 +140,7 @@ class _Keeper(StatefulBatchLogic[V, W, S | bytes], Generic[V, W, S]):
     form: Form[S] | None = None
     room: Room | None = None
     has_place: bool = True
+    packed: bytes | None = None
 
     def __post_init__(self) -> None:
         self.expires = self.now() + self.ttl  # also for what a restart brought back
@@ -149,6 +152,7 @@ class _Keeper(StatefulBatchLogic[V, W, S | bytes], Generic[V, W, S]):
             state, out = self.advance(state, value)
             emitted.extend(out)
         self.state = state
+        self.packed = self.form.pack(state) if self.form is not None and emitted else None
         self.expires = self.now() + self.ttl
         return emitted, StatefulBatchLogic.RETAIN if self.has_place else StatefulBatchLogic.DISCARD
 
@@ -167,7 +171,8 @@ class _Keeper(StatefulBatchLogic[V, W, S | bytes], Generic[V, W, S]):
 
     def snapshot(self) -> S | bytes:
         if self.form is not None and not isinstance(self.state, bytes):
-            self.state = self.form.pack(self.state)
+            self.state = self.form.pack(self.state) if self.packed is None else self.packed
+            self.packed = None
         return self.state
 
 

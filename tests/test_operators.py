@@ -92,10 +92,10 @@ def test_a_state_without_an_alarm_is_forgotten_and_begins_anew() -> None:
 
 
 def sums(source: Source[int], out: list[int], form: operators.Form[int] | None) -> Dataflow:
-    """Say the sum of all numbers so far."""
+    """Say the sum of all numbers so far, but for that of zero."""
 
     def advance(total: int, number: int) -> tuple[int, list[int]]:
-        return total + number, [total + number]
+        return total + number, [total + number] if total + number else []
 
     built = Dataflow("sums")
     keyed = op.key_on("by", op.input("numbers", built, source), lambda number: "all")
@@ -121,6 +121,22 @@ def test_a_state_as_bytes_goes_on_after_a_restart_also_from_one_that_was_not(
             recovery_config=RecoveryConfig(tmp_path),
         )
     assert out == [1, 3, 6, 10]
+
+
+def test_a_snapshot_holds_what_came_after_the_last_value_that_gave_something_out(
+    tmp_path: Path,
+) -> None:
+    init_db_dir(tmp_path, 1)
+    as_bytes = operators.Form[int](lambda n: str(n).encode(), int)
+    out: list[int] = []
+    source: TestingSource[int] = TestingSource([5, -5, TestingSource.EOF(), 3], batch_size=1)
+    for _ in range(2):
+        run_main(
+            sums(source, out, as_bytes),
+            epoch_interval=timedelta(hours=1),
+            recovery_config=RecoveryConfig(tmp_path),
+        )
+    assert out == [5, 3]
 
 
 def test_a_place_that_is_given_back_is_free_and_a_restart_takes_its_own_anyway() -> None:

@@ -7,32 +7,20 @@ back, and the objects of a million silent users are what a garbage collector loo
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import cast
 
 import msgspec
 from msgspec import Struct
 
-from streamrank.events import Candidate
 from streamrank.features.ledger import Ledger
-from streamrank.features.state import List, Number, Step, UserState
-from streamrank.values import Fields
+from streamrank.features.listed import List
+from streamrank.features.state import Number, Step, UserState
 
-LAYOUT = 1
+LAYOUT = 2
 """Of the bytes: what another one wrote is refused."""
-_Fields = dict[str, str | float | bool | tuple[str | float, ...] | None]
 _Step = tuple[
     str, str | None, str | None, int, int, int, str, int, tuple[Number, ...]
 ]  # as `Step` has them
-_Candidate = tuple[str, _Fields, float | None, float | None]
-
-
-class _List(Struct, array_like=True, gc=False):
-    id: str
-    at: int
-    session: str | None
-    context: _Fields
-    candidates: tuple[_Candidate, ...]
-    k: int | None
+_List = tuple[str, int, str | None, tuple[str, ...], int | None, bytes]  # as `List` has them
 
 
 class _State(Struct, array_like=True, gc=False):
@@ -53,7 +41,7 @@ _decode = msgspec.msgpack.Decoder(_State).decode
 _of_step = attrgetter(
     "type", "item", "session", "first", "last", "count", "value", "place", "numbers"
 )
-_of_candidate = attrgetter("id", "fields", "relevancy", "label")
+_of_list = attrgetter("id", "at", "session", "items", "k", "rest")
 
 
 def pack(state: UserState) -> bytes:
@@ -69,7 +57,7 @@ def pack(state: UserState) -> bytes:
         _State(
             LAYOUT,
             tuple([_of_step(step) for step in state.steps]),
-            None if current is None else _packed(current),
+            None if current is None else _of_list(current),
             state.earlier,
             state.ledger.newest,
             state.ledger.ids,
@@ -79,11 +67,6 @@ def pack(state: UserState) -> bytes:
             state.triggered,
         )
     )
-
-
-def _packed(shown: List) -> _List:
-    candidates = tuple([_of_candidate(one) for one in shown.candidates])
-    return _List(shown.id, shown.at, shown.session, dict(shown.context), candidates, shown.k)
 
 
 def unpack(packed: bytes) -> UserState:
@@ -97,7 +80,7 @@ def unpack(packed: bytes) -> UserState:
         raise ValueError(f"the layout of a user's state must be {LAYOUT}, got {found.layout}")
     return UserState(
         steps=tuple([Step(*step) for step in found.steps]),
-        current=None if found.current is None else _unpacked(found.current),
+        current=None if found.current is None else List(*found.current),
         earlier=found.earlier,
         ledger=Ledger(found.newest, found.ids),
         session=found.session,
@@ -105,13 +88,3 @@ def unpack(packed: bytes) -> UserState:
         session_steps=found.session_steps,
         triggered=found.triggered,
     )
-
-
-def _unpacked(shown: _List) -> List:
-    candidates = tuple(
-        [
-            Candidate(id=name, fields=cast(Fields, fields), relevancy=relevancy, label=label)
-            for name, fields, relevancy, label in shown.candidates
-        ]
-    )
-    return List(shown.id, shown.at, shown.session, shown.context, candidates, shown.k)

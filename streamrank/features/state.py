@@ -5,12 +5,14 @@ State is a value: `advance(state, event) -> state`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from streamrank.events import Candidate, Interaction, Request, Shown
+from streamrank.events import Interaction, Request, Shown
 from streamrank.features.ledger import Ledger, Verdict, admit, name_of
+from streamrank.features.listed import List
+from streamrank.values import Fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +54,11 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class List:
-    """A list the user got: what a trigger ranks again, and what counts as seen."""
-
-    id: str
-    at: int
-    session: str | None
-    context: Mapping[str, Any]
-    candidates: tuple[Candidate, ...]
-    k: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class UserState:
     """All that is kept of one user, oldest first."""
 
     steps: tuple[Step, ...] = ()
-    current: List | None = None  # the newest list, whole
+    current: List | None = None  # the newest list, with all that it said
     earlier: tuple[tuple[str, ...], ...] = ()  # the item ids of those before it
     ledger: Ledger = field(default_factory=Ledger)
     session: str | None = None
@@ -110,7 +100,7 @@ def advance(
     if not event.items:  # nothing shown yet: retrieval will say what
         return state, verdict
     k = event.k if isinstance(event, Request) else None
-    shown = List(event.id, event.timestamp, event.session, event.fields, event.items, k)
+    shown = List.of(event.id, event.timestamp, event.session, event.fields, event.items, k)
     return replace(state, current=shown, earlier=lists(state)[-rules.lists :]), verdict
 
 
@@ -124,7 +114,7 @@ def lists(state: UserState) -> tuple[tuple[str, ...], ...]:
     """Return the item ids of every list that is remembered, the newest last."""
     if state.current is None:
         return state.earlier
-    return (*state.earlier, tuple([candidate.id for candidate in state.current.candidates]))
+    return (*state.earlier, state.current.items)
 
 
 def _in_session(state: UserState, event: Interaction | Shown | Request) -> UserState:
@@ -154,19 +144,17 @@ def _stepped(state: UserState, event: Interaction) -> tuple[Step, ...]:
 
 def _as_listed(current: List | None, item: str | None) -> tuple[int, tuple[Number, ...]]:
     """Find an item in a list: its place, and its quantities."""
-    candidates = current.candidates if current and item else ()
-    place = next((p for p, one in enumerate(candidates) if one.id == item), -1)
-    if place < 0:
+    if current is None or item not in current.items:
         return -1, ()
-    own = candidates[place].fields
-    values = {name: v for name, v in own.items() if isinstance(v, float)}
-    return place, tuple(Number(name, v, _share(candidates, name, v)) for name, v in values.items())
+    place, listed = current.items.index(item), current.fields
+    values = {name: v for name, v in listed[place].items() if isinstance(v, float)}
+    return place, tuple(Number(name, v, _share(listed, name, v)) for name, v in values.items())
 
 
-def _share(candidates: tuple[Candidate, ...], name: str, value: float) -> float:
+def _share(listed: Sequence[Fields], name: str, value: float) -> float:
     """Return the share of the candidates that have more of a quantity."""
-    others = (one.fields.get(name) for one in candidates)
-    return sum(isinstance(v, float) and v > value for v in others) / len(candidates)
+    others = (fields.get(name) for fields in listed)
+    return sum(isinstance(v, float) and v > value for v in others) / len(listed)
 
 
 def triggers(

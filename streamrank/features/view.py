@@ -200,11 +200,17 @@ class View:
 
     def before(self, name: str) -> list[tuple[int, float]]:
         """The quantity that the user's last list gave for a candidate, by its place here."""
-        current = self.query.state.current
-        if current is None or current.id == self.query.request:
+        listed = self._listed_before
+        if not listed:
             return []
-        listed = current.candidates
-        return [(here, items.number(listed[there].fields.get(name))) for there, here in self.again]
+        return [(here, items.number(listed[there].get(name))) for there, here in self.again]
+
+    @cached_property
+    def _listed_before(self) -> Sequence[Mapping[str, Value]]:
+        current = self.query.state.current
+        if current is None or current.id == self.query.request or not self.again:
+            return []
+        return current.fields
 
 
 def _shares(vector: Array, places: Sequence[int]) -> Array:

@@ -9,8 +9,9 @@ from streamrank.events import Candidate, Interaction, Value
 from streamrank.features import dense, inputs, transitions, windows
 from streamrank.features.columns import ranks
 from streamrank.features.inputs import Query, Rows
+from streamrank.features.listed import List
 from streamrank.features.schema import Schema, hashed
-from streamrank.features.state import List, Number, Rules, Step, UserState, advance
+from streamrank.features.state import Number, Rules, Step, UserState, advance
 from streamrank.features.view import Array, View
 from streamrank.features.views import Views
 from tests.lists import NOW, query, step
@@ -89,7 +90,7 @@ def test_a_quantity_is_told_against_the_list_and_against_what_was_touched() -> N
 def test_the_taste_of_earlier_lists_is_known_in_another_list() -> None:
     """By hand: the cheapest of four, 30, was clicked: 3 of 4 have more of the price."""
     shown = [Candidate(id=f"i{p}", fields={"price": p}) for p in (30.0, 40.0, 50.0, 60.0)]
-    listed = UserState(current=List("r0", NOW - 9000, "s1", {}, tuple(shown)))
+    listed = UserState(current=List.of("r0", NOW - 9000, "s1", {}, tuple(shown)))
     click = Interaction(
         id="e", timestamp=NOW - 5000, user="u1", session="s1", type="click", item="i30.0"
     )
@@ -118,7 +119,7 @@ def test_windows_are_brought_up_to_the_time_of_the_list() -> None:
 
 
 def test_earlier_lists_are_told_apart_from_this_one() -> None:
-    earlier = List("r0", NOW - 60_000, "s1", {}, tuple(Candidate(id=i) for i in "abc"))
+    earlier = List.of("r0", NOW - 60_000, "s1", {}, tuple(Candidate(id=i) for i in "abc"))
     user = UserState((step("view", "a", 30),), current=earlier, earlier=(("a", "z"),))
     found = features(query(["c", "b", "a"], user))
     assert found["seen.count"] == pytest.approx([np.log(2), np.log(2), np.log(3)])
@@ -240,7 +241,7 @@ def test_what_the_user_did_follows_the_item_not_the_place(order: list[str]) -> N
 
 
 def test_a_feature_group_has_room_for_what_it_names_and_no_more() -> None:
-    shown = List("r0", NOW - 60_000, "s1", {}, (Candidate(id="a"),))
+    shown = List.of("r0", NOW - 60_000, "s1", {}, (Candidate(id="a"),))
     user = UserState((step("click", "a", 30),), current=shown)
     views = Views(SCHEMA, [View(SCHEMA, query(["a", "b"], user), Rows())])
     for group in dense.GROUPS:

@@ -60,5 +60,5 @@ def test_a_state_as_bytes_is_the_same_state(happened: list[Interaction | Shown |
 def test_another_layout_is_refused() -> None:
     parts = msgspec.msgpack.decode(packed.pack(UserState()))
     other = msgspec.msgpack.encode([packed.LAYOUT + 1, *parts[1:]])
-    with pytest.raises(ValueError, match="layout of a user's state must be 1, got 2"):
+    with pytest.raises(ValueError, match="layout of a user's state must be 2, got 3"):
         packed.unpack(other)
