@@ -91,6 +91,12 @@ def replay(
     if chances := report["probabilities"]:
         said = ", ".join(f"{name} {value:.4f}" for name, value in chances.items())
         reading.say(console, f"its probabilities: {said}")
+    if gains := report["learning"]:
+        said = ", ".join(
+            f"{name} {one['mean']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f})"
+            for name, one in gains.items()
+        )
+        reading.say(console, f"learning on against frozen, with intervals of 95 %: {said}")
     return report
 
 

@@ -18,6 +18,7 @@ from streamrank import deployment, steps, steps_ranking
 from streamrank.edges.kafka import Incoming
 from streamrank.edges.store import FeatureStore, MemoryStore
 from streamrank.evaluation import metrics
+from streamrank.evaluation.ahead import Compared, ahead
 from streamrank.events import DeadLetter, Interaction, Ranking, Request, Shown, utc
 from streamrank.features import windows
 from streamrank.features.inputs import Array, Query
@@ -190,7 +191,8 @@ class Replay:
         lane: Both flows.
         train: Makes the scorer, once, when the first list to be measured comes; `None` keeps
             the lane's own.
-        begin: Goes on learning from there; `None` leaves the version as it is.
+        begin: Goes on learning from there, and is measured beside the version as it was; `None`
+            leaves the version as it is.
         load: Opens a version that learning made.
         on_ranking: Takes every ranked list.
     """
@@ -214,6 +216,8 @@ class Replay:
         self.news: list[object] = []
         self.joined: Counter[str] = Counter()
         self._predicted: list[tuple[Array, Array]] = []
+        self._frozen: Scorer | None = None
+        self._compared: list[Compared] = []
 
     def run(self, records: Iterable[Incoming]) -> None:
         """Take the log in."""
@@ -227,6 +231,7 @@ class Replay:
                 self.train = None
                 if self.begin is not None:
                     self._lessons = self.begin(examples)
+                    self._frozen = self.lane.scorer
                 self._gathered.lists.clear()
             self._take(read)
         left = self._joins.end()  # what still waits has an outcome too
@@ -269,11 +274,23 @@ class Replay:
         labels = np.array([item in clicked for item in ids], np.float64)
         if scored.model:  # without one, scores are no log-odds
             self._predicted.append((scored.scores[:, 0], labels))
-        orders = {"streamrank": scored.scores[:, 0]} | simple_orders(
-            scored.query, self.lane.store, self.lane.plan.schema
-        )
+        orders = {"streamrank": scored.scores[:, 0]}
+        if self._frozen is not None:
+            orders["frozen"] = self._as_before(self._frozen, scored)
+            self._compared.append(
+                Compared(scored.query.user, orders["streamrank"], orders["frozen"], labels)
+            )
+        orders |= simple_orders(scored.query, self.lane.store, self.lane.plan.schema)
         for system, scores in orders.items():
             self.figures[system].append(metrics.of_list(scores, labels))
+
+    @staticmethod
+    def _as_before(frozen: Scorer, scored: Scored) -> Array:
+        """Score a list with the version that nothing was learned after."""
+        if scored.model == frozen.version:
+            return scored.scores[:, 0]
+        [scores] = frozen.score([scored.inputs])
+        return scores[:, 0]
 
     def report(self) -> dict[str, Any]:
         """Return the report, all but its models and seconds."""
@@ -291,6 +308,9 @@ class Replay:
                 system: metrics.mean(lists) for system, lists in self.figures.items() if lists
             },
             "probabilities": self._probabilities(),
+            "learning": {name: one._asdict() for name, one in ahead(self._compared).items()}
+            if self._compared
+            else {},
         }
 
     def _probabilities(self) -> dict[str, float]:

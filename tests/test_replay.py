@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -270,6 +270,48 @@ class Even:
 
     def score(self, batch: Sequence[Inputs]) -> list[Array]:
         return [np.zeros((len(one["candidate_items"]), 1)) for one in batch]
+
+
+@dataclass
+class Learned:
+    """Has another version after a few examples."""
+
+    champion: str = OfAllInputs.version
+    seen: int = 0
+
+    def take(self, examples: Sequence[Example], now: datetime) -> list[object]:
+        self.seen += len(examples)
+        if self.seen >= 5:
+            self.champion = Even.version
+        return []
+
+
+def test_learning_on_is_measured_beside_the_version_that_it_began_with() -> None:
+    """Frozen, it is what a replay without learning says of it; the rest is what was learned."""
+
+    def replayed(learns: Learned | None) -> Replay:
+        lane = replay.lane_of(KNOWN, AsShown(), TIME)
+        run = Replay(
+            KNOWN,
+            surveyed(),
+            0.5,
+            lane,
+            train=lambda examples: OfAllInputs(),
+            begin=None if learns is None else lambda examples: learns,
+            load=lambda version: Even(),
+        )
+        run.run(records(LOG))
+        return run
+
+    learning = replayed(Learned()).report()
+    frozen = replayed(None).report()
+    assert frozen["learning"] == {}
+    systems = learning["systems"]
+    assert systems["frozen"] == frozen["systems"]["streamrank"] != systems["streamrank"]
+    for name in ("mrr", "ndcg@10", "auc"):
+        gain = learning["learning"][name]
+        assert gain["mean"] == pytest.approx(systems["streamrank"][name] - systems["frozen"][name])
+        assert gain["low"] <= gain["mean"] <= gain["high"]
 
 
 def test_the_chances_that_lists_went_out_with_are_held_against_all_their_feedback() -> None:

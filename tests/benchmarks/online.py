@@ -38,6 +38,7 @@ from streamrank import deployment, reading, replay, steps_ranking, study
 from streamrank.edges.kafka import Incoming
 from streamrank.edges.onnxruntime import AsShown
 from streamrank.evaluation import intervals, metrics
+from streamrank.evaluation.ahead import Ranked
 from streamrank.events import Interaction, Shown
 from streamrank.features.inputs import Array
 from streamrank.learning.examples import Example
@@ -143,36 +144,6 @@ def predicted(
 
 
 # --- figures ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """Candidates by their score, for AUC with any weights of the users.
-
-    Attributes:
-        groups: Where each run of equal scores begins.
-        labels: In the order of the scores.
-        users: Whose list each is in, likewise.
-    """
-
-    groups: Array
-    labels: Array
-    users: Array
-
-    @classmethod
-    def of(cls, scores: Array, labels: Array, users: Array) -> Ranked:
-        """Sort candidates, (n,) each."""
-        order = np.argsort(scores, kind="stable")
-        ends = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
-        return cls(ends, labels[order], users[order])
-
-    def auc(self, weights: Array) -> float:
-        """Return the area under the curve with each user counted so often, (users,)."""
-        weight = weights[self.users]
-        good = np.add.reduceat(weight * self.labels, self.groups)
-        bad = np.add.reduceat(weight * (1 - self.labels), self.groups)
-        below = np.cumsum(bad) - bad
-        return float((good * (below + bad / 2)).sum() / (good.sum() * bad.sum()))
 
 
 def figures(
