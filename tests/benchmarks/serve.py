@@ -65,7 +65,6 @@ def project(folder: Path, broker: str) -> Any:
             "kafka": {
                 "bootstrap_servers": broker,
                 "prefix": f"serve-{uuid4().hex[:8]}-",
-                "fetch_wait": "5ms",
             },
             "store": {"path": str(folder / "feast")},
             "state": {"path": str(folder / "state"), "every": "10s"},

@@ -75,7 +75,6 @@ def project(folder: Path, broker: str) -> Settings:
             "kafka": {
                 "bootstrap_servers": broker,
                 "prefix": f"swap-{uuid4().hex[:8]}-",
-                "fetch_wait": "5ms",
             },
             "store": {"path": str(folder / "feast")},
             "state": {"path": str(folder / "state"), "every": "10s"},
