@@ -22,7 +22,10 @@ REDRAW = 0.25
 PARTITIONS = 4
 """Of each topic of the embedded broker."""
 PATIENCE = 120.0
-"""Seconds without any progress after which a demo gives up; the learner takes many to begin."""
+"""Seconds without any progress after which a demo gives up."""
+STARTS = 300.0
+"""The same while the flows are on their way: the learner imports PyTorch behind everybody else,
+and on two busy cores that takes minutes."""
 
 
 def now_ms() -> int:
@@ -83,7 +86,7 @@ class Drive:
         self.tally = Tally()
 
     def settle(self) -> None:
-        """Wait until the flows have read all that was sent, and every request is answered.
+        """Wait until the flows, which may still start, have read and answered all that was sent.
 
         Raises:
             DemoError: They make no progress, or one has ended.
@@ -95,11 +98,11 @@ class Drive:
             for _ in self.receive(0.02):
                 pass
             if now_left != left:
-                left, patience = now_left, time.monotonic() + PATIENCE
+                left, patience = now_left, time.monotonic() + STARTS
             elif time.monotonic() > patience:
                 raise DemoError(
                     f"the flows make no progress: {left[0]} records to read and {left[1]} requests "
-                    f"to answer for {PATIENCE:.0f} s; see {self.stage.folder}/*.log"
+                    f"to answer for {STARTS:.0f} s; see {self.stage.folder}/*.log"
                 )
 
     def run(self, traffic: Traffic, show: Callable[[float], None]) -> None:

@@ -24,7 +24,7 @@ from streamrank.settings import Secrets
 from streamrank.simulate import Size, World
 from tests.test_cli import in_process
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 NOW = 1_700_000_000_000
 LISTS = 40
 SMALL = Size(items=40, shoppers=20, candidates=8)
@@ -52,7 +52,7 @@ def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
 
 def played(*arguments: str, folder: Path) -> Ended:
     demo = start(*arguments, "--report", "report.json", folder=folder)
-    out, errors = demo.communicate(timeout=400)
+    out, errors = demo.communicate(timeout=900)
     assert demo.returncode == 0, errors
     assert out == ""
     assert "Traceback" not in errors

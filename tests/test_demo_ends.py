@@ -15,7 +15,7 @@ import pytest
 from streamrank.stage import FLOWS
 from tests.test_demo import small_log, start
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @dataclass
