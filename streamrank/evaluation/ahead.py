@@ -13,7 +13,9 @@ from streamrank.evaluation.intervals import Interval
 
 Array = np.ndarray[Any, Any]
 SAMPLES = 1000
+"""Draws of users by which the interval of an area is found."""
 LISTWISE = ("mrr", "ndcg@10", "auc")
+"""Figures of one list, of which the mean is compared."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ after each N-th part of the measured lists from those whose feedback had come by
 learner, the recipe and the memory of the learn flow.  Features, which know the newest counts in
 any case, are the same for all.
 
-AUC is over all candidates of all measured lists, NDCG@10 list by list.  Intervals are 95 %
-bootstrap intervals, drawn by user; `ahead` is the difference to frozen on the same lists.
+AUC is over all candidates of all measured lists, NDCG@10 list by list.  `ahead` is the difference
+to frozen on the same lists, with 95 % bootstrap intervals, drawn by user.
 
 References:
     Liu et al., 2022, "Monolith: real time recommendation system with collisionless embedding
@@ -37,8 +37,8 @@ from rich.table import Table
 from streamrank import deployment, reading, replay, steps_ranking, study
 from streamrank.edges.kafka import Incoming
 from streamrank.edges.onnxruntime import AsShown
-from streamrank.evaluation import intervals, metrics
-from streamrank.evaluation.ahead import Ranked
+from streamrank.evaluation import metrics
+from streamrank.evaluation.ahead import Compared, ahead
 from streamrank.events import Interaction, Shown
 from streamrank.features.inputs import Array
 from streamrank.learning.examples import Example
@@ -52,7 +52,6 @@ from streamrank.steps import Read
 from tests.benchmarks.online_logs import write_movielens
 
 FROZEN = "frozen"
-SAMPLES = 1000
 
 # --- the lists, in order ----------------------------------------------------------------------
 
@@ -150,40 +149,18 @@ def figures(
     scores: Mapping[str, Sequence[Array]], lists: Sequence[Example]
 ) -> dict[str, dict[str, Any]]:
     """Return AUC and NDCG@10 of every system, and how far each is ahead of the frozen one."""
-    places: dict[str, int] = {}
-    owners = np.array([places.setdefault(one.user, len(places)) for one in lists])
-    users = np.repeat(owners, [len(one.labels) for one in lists])
-    labels = np.concatenate([one.labels[:, 0] for one in lists])
-    ranked = {name: Ranked.of(np.concatenate(own), labels, users) for name, own in scores.items()}
-    ndcg = {
-        name: np.array(
-            [metrics.ndcg(s, one.labels[:, 0], 10) for s, one in zip(own, lists, strict=True)]
-        )
-        for name, own in scores.items()
-    }
-    random = np.random.default_rng(0)
-    draws = [
-        np.bincount(random.integers(len(places), size=len(places)), minlength=len(places))
-        for _ in range(SAMPLES)
-    ]
-    everybody = np.ones(len(places))
-    sampled = {name: np.array([one.auc(w) for w in draws]) for name, one in ranked.items()}
+    labels = [one.labels[:, 0] for one in lists]
+    users = [one.user for one in lists]
     report: dict[str, dict[str, Any]] = {}
-    for name, one in ranked.items():
-        auc = one.auc(everybody)
-        report[name] = {
-            "auc": auc,
-            "auc_interval": np.quantile(sampled[name], [0.025, 0.975]).tolist(),
-            "ndcg@10": float(ndcg[name].mean()),
-        }
+    for name, own in scores.items():
+        ndcg = [metrics.ndcg(one, liked, 10) for one, liked in zip(own, labels, strict=True)]
+        area = metrics.auc(np.concatenate(own), np.concatenate(labels))
+        report[name] = {"auc": area, "ndcg@10": float(np.mean(ndcg))}
         if name != FROZEN:
-            ahead = sampled[name] - sampled[FROZEN]
-            low, high = np.quantile(ahead, [0.025, 0.975]).tolist()
-            lead = auc - report[FROZEN]["auc"]
-            paired = intervals.paired(ndcg[name], ndcg[FROZEN], groups=owners.tolist())
+            leads = ahead([*map(Compared, users, own, scores[FROZEN], labels)])
             report[name]["ahead"] = {
-                "auc": {"mean": lead, "low": low, "high": high},
-                "ndcg@10": paired._asdict(),
+                "auc": leads["global_auc"]._asdict(),
+                "ndcg@10": leads["ndcg@10"]._asdict(),
             }
     return report
 
