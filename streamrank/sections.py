@@ -248,7 +248,10 @@ class LearnSection(Section):
     """even: all old lists are remembered alike; fading: newer ones better than older ones."""
     replay: Annotated[float, Field(ge=0, le=100)] = 3.0
     """Old lists that are learned from again with each new one."""
-    rate: Annotated[float, Field(gt=0, le=1)] = 3e-4
+    recall: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of an old list's labels that is what was thought of it once it was learned: more of it
+    keeps what is known, less of it follows a change of taste sooner."""
+    rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     """Learning rate of the updates."""
     parity_share: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of the users whose lists are computed and scored again, to compare with what served."""

@@ -46,7 +46,11 @@ def recipe_of(known: Settings) -> Online:
     """Return how the model goes on learning."""
     learn = known.learn
     return Online(
-        rate=learn.rate, replay=learn.replay, memory=learn.memory, fading=learn.past == "fading"
+        rate=learn.rate,
+        replay=learn.replay,
+        recall=learn.recall,
+        memory=learn.memory,
+        fading=learn.past == "fading",
     )
 
 

@@ -1,12 +1,19 @@
 """Learning goes on: small updates of a Ranker from what just happened, mixed with the past.
 
 Each update learns from the newest lists and about three times as many old ones, drawn from a
-reservoir, at a low rate.  What is handed out is the running mean of the weights.  Everything
-follows from the seed and the lists, in their order: a learner that was stopped and resumed ends
-with the very same weights.
+reservoir.  An old list has been learned from before; to learn its labels again and again would be
+to learn them by heart.  What it teaches is rather what was thought of it once it was learned: the
+past holds the model where it was, the newest lists move it.
+
+What is handed out is the running mean of the weights.  Everything follows from the seed and the
+lists, in their order: a learner that was stopped and resumed ends with the very same weights.
 
 New items need no rows: their hashes have some.  How far a row is trusted grows with the lists
 that hold it, as in training.
+
+References:
+    Buzzega et al., NeurIPS 2020, "Dark experience for general continual learning: a strong, simple
+    baseline" (old examples with the outputs of then).
 """
 
 from __future__ import annotations
@@ -28,7 +35,7 @@ from streamrank.learning.examples import Example, decode_example
 from streamrank.learning.negatives import shortened
 from streamrank.learning.reservoir import Reservoir
 from streamrank.model import course, export, losses, training
-from streamrank.model.course import ITEMS, WORDS, Recipe
+from streamrank.model.course import ITEMS, WORDS, Recipe, implied
 from streamrank.model.export import Exported, ExportFailed
 from streamrank.model.injection import Graph, NotInjectable
 from streamrank.model.ranker import FAMILIAR, Bins, Buckets, Ranker, Size, configure
@@ -50,18 +57,22 @@ class Online:
         clip: Norm that a gradient is cut to.
         batch: Lists a step.
         replay: Old lists for every new one.
+        recall: Share of an old list's labels that is what was thought of it, from 0, its labels
+            alone, to 1, its thought alone.  A list too long to be learned from whole has its
+            labels alone.
         memory: Old lists that are remembered.
         fading: Whether newer ones are remembered better; else all of them alike.
         negatives: Candidates of a list that are learned from; a longer one is sampled.
     """
 
-    rate: float = 3e-4
+    rate: float = 1e-3
     table_rate: float = 1.0
     decay: float = 0.02
-    average: float = 0.9
+    average: float = 0.95
     clip: float = 1.0
     batch: int = 64
     replay: float = 3.0
+    recall: float = 0.5
     memory: int = 2000
     fading: bool = False
     negatives: int = 200
@@ -126,6 +137,7 @@ class Learner:
         self.schema, self.size, self.seed, self.recipe = schema, size, seed, recipe
         self.updates = self.lists = self.steps = 0
         self.memory = Reservoir[Example](size=recipe.memory, fading=recipe.fading, seed=seed)
+        self._thoughts: dict[str, Array] = {}  # of lists in memory, by id
         self._newest: list[Example] = []
         self.graph: Graph | None = None
         self._injectable = True
@@ -150,8 +162,9 @@ class Learner:
     def go_back(self, weights: Mapping[str, Array]) -> None:
         """Go on from the weights of another version; what was learned since is forgotten.
 
-        The past that is remembered stays.
+        The past that is remembered stays, but not what was thought of it.
         """
+        self._thoughts = {}
         self._start(ranker_of(weights, self.schema, self.size))
 
     def _start(self, ranker: Ranker) -> None:
@@ -176,11 +189,12 @@ class Learner:
             fresh: The lists.
         """
         begun = time.monotonic()
+        self._think()  # of lists that were remembered, as the weights that know them have it
         new = [one for one in fresh if not one.revision]
         corrections = [one for one in fresh if one.revision]
         old = self.memory.draw(round(self.recipe.replay * len(new)), turn=self.updates)
         random = np.random.default_rng([self.seed, 2, self.updates])
-        lessons = [self._lesson(one, random) for one in (*new, *old)]
+        lessons = [self._lesson(one, random) for one in (*new, *map(self._recalled, old))]
         lessons += [self._correction(one, random) for one in corrections]
         for table, names in ((self._ranker.steps.items, ITEMS), (self._ranker.steps.words, WORDS)):
             familiarise(table, course.once_a_list(new, names) if new else np.zeros(0, np.int64))
@@ -191,6 +205,24 @@ class Learner:
     def _lesson(self, example: Example, random: np.random.Generator) -> Lesson:
         short, added = shortened(example, self.recipe.negatives, random)
         return Lesson(short, added, np.ones(example.labels.shape[1], np.bool_))
+
+    def _think(self) -> None:
+        """Note what is thought of the lists in memory of which that is not known."""
+        known = self._thoughts
+        new = [one for one in self.memory.kept if one.id not in known and self._whole(one)]
+        for one, scores in zip(new, self.scored(new), strict=True):
+            known[one.id] = scores
+
+    def _whole(self, example: Example) -> bool:
+        return bool(self.recipe.recall) and len(example.labels) <= self.recipe.negatives
+
+    def _recalled(self, example: Example) -> Example:
+        """Return an old list with what was thought of it as its labels, or a part of these."""
+        if not self._whole(example):
+            return example
+        share, thought = self.recipe.recall, 1 / (1 + np.exp(-self._thoughts[example.id]))
+        labels = (1 - share) * implied(example.labels) + share * thought
+        return dataclasses.replace(example, labels=np.asarray(labels, np.float32))
 
     def _correction(self, example: Example, random: np.random.Generator) -> Lesson:
         """Return what a correction adds: the labels that were not known, and their heads alone."""
@@ -257,6 +289,9 @@ class Learner:
         corrected = {one.id: dataclasses.replace(one, revision=0) for one in corrections}
         if corrected:
             self.memory.replace(lambda one: corrected.get(one.id))
+        kept = {one.id for one in self.memory.kept} - corrected.keys()
+        self._thoughts = {name: one for name, one in self._thoughts.items() if name in kept}
+        self._think()
         self._newest = [*self._newest, *new][-PROBE:]
 
     # --- what came of it ----------------------------------------------------------------------
@@ -323,7 +358,11 @@ class Learner:
                 arrays[f"{key}.{name}"] = moment.numpy().copy()
         counts = [self.updates, self.lists, self.steps, self.memory.seen, len(self.memory.kept)]
         lists = [one.encode() for one in (*self.memory.kept, *self._newest)]
+        thoughts = [self._thoughts.get(one.id) for one in self.memory.kept]
+        thought = [one.ravel() for one in thoughts if one is not None]
         return arrays | {
+            "thoughts": np.concatenate([np.zeros(0, np.float32), *thought]),
+            "thought": np.array([one is not None for one in thoughts], np.bool_),
             "counts": np.array(counts, np.int64),
             "lists": np.frombuffer(b"".join(lists), np.uint8),
             "ends": np.cumsum([len(one) for one in lists], dtype=np.int64),
@@ -359,7 +398,16 @@ class Learner:
         ]
         learner.memory.kept, learner.memory.seen = lists[:kept], seen
         learner._newest = lists[kept:]
+        if "thought" in state:  # else it is from before there was any
+            learner._remind(state["thought"], state["thoughts"])
         return learner
+
+    def _remind(self, thought: Array, thoughts: Array) -> None:
+        """Take up what was thought of the lists in memory that something was thought of."""
+        of = [one for one, known in zip(self.memory.kept, thought, strict=True) if known]
+        ends = np.cumsum([one.labels.size for one in of], dtype=np.int64)
+        for one, scores in zip(of, np.split(thoughts, ends[:-1]), strict=False):
+            self._thoughts[one.id] = scores.reshape(one.labels.shape)
 
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")

@@ -113,6 +113,33 @@ def test_old_lists_are_learned_from_again_and_bounded() -> None:
     assert (learner.lists, learner.updates, learner.steps) == (150, 5, 8)  # 1 + 1 + 3 * 2 steps
 
 
+@pytest.mark.parametrize("recall", [0.0, 1.0])
+def test_what_is_recalled_of_old_lists_is_what_was_thought_of_them(recall: float) -> None:
+    """Two pasts differ in nothing but their labels: who recalls thoughts learns the same."""
+    weights = []
+    for beside in (0, 1):  # the click, and the candidate next to it
+        learner = a_learner(dataclasses.replace(QUICK, recall=recall))
+        for one in lists(40):
+            learner.remember(dataclasses.replace(one, labels=np.roll(one.labels, beside, axis=0)))
+        learner.update(lists(20, "green", seed=1))
+        weights.append(learner.weights())
+    equal = [np.array_equal(weights[0][name], weights[1][name]) for name in weights[0]]
+    assert all(equal) == (recall == 1.0)
+
+
+def test_a_list_is_thought_of_once_it_is_learned_and_anew_from_other_weights() -> None:
+    learner = a_learner()
+    new = lists(20)
+    learner.update(new)
+    kept = learner.memory.kept
+    then = np.concatenate([scores.ravel() for scores in learner.scored(kept)])
+    assert np.array_equal(learner.state()["thoughts"], then)
+    learner.update(lists(20, seed=1))
+    assert np.array_equal(learner.state()["thoughts"][: len(then)], then)
+    learner.go_back(start())
+    assert not learner.state()["thought"].any()
+
+
 def test_an_update_of_nothing_changes_no_weight() -> None:
     learner = a_learner()
     before = learner.weights()
