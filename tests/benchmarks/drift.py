@@ -340,6 +340,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of the updates")
     parser.add_argument("--memory", type=int, default=1000, help="old lists that are remembered")
     parser.add_argument("--replay", type=float, default=3.0, help="old lists for each new one")
+    parser.add_argument("--recall", type=float, default=0.5, help="0: labels alone")
     parser.add_argument("--past", choices=("even", "fading"), default="fading")
     parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--shoppers", type=int, default=SIZE.shoppers)
@@ -357,7 +358,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         learned, before, after = asked.lists
         changed = case(learned, before, after, shift=True, size=size, seed=asked.seed)
-        names = ("rate", "memory", "replay", "past")
+        names = ("rate", "memory", "replay", "recall", "past")
         learn = {name: getattr(asked, name) for name in names}
         known = train(changed, Path(folder), asked.epochs, learn, console)
         report["learn"] = learn
