@@ -39,8 +39,9 @@ _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _SLOWER = ["SkipLayerNormFusion"]
 """Fusions that are slower on a CPU than what they fuse."""
 _SMALLEST_CLASS = 32
-_MOST_CELLS = 4_096
-"""Candidates in one run, padding included: it bounds the memory of the activations."""
+_MOST_CELLS = {"cpu": 1_024, "cuda": 4_096}
+"""Candidates in one run, padding included: it bounds the memory of the activations, and on a CPU
+more of them would not stay in its caches from one node to the next."""
 
 
 class RuntimeEdgeError(StreamRankError):
@@ -122,7 +123,7 @@ class OnnxScorer:
         """
         sizes = [len(one["candidate_items"]) for one in batch]
         found = [_incoming(size, self.heads) for size in sizes]
-        for group in groups(sizes):
+        for group in groups(sizes, _MOST_CELLS[self.provider]):
             scores = self.run(inputs.stack([batch[place] for place in group]))
             for place, padded in zip(group, scores, strict=True):
                 own = padded[: sizes[place]]
@@ -163,20 +164,21 @@ class OnnxScorer:
             )
 
 
-def groups(sizes: Sequence[int]) -> list[list[int]]:
+def groups(sizes: Sequence[int], most: int) -> list[list[int]]:
     """Say which lists to run together.
 
     Lists of up to 32 candidates share their runs, then those of up to 64, 128 and so on: what is
-    padded at most doubles the work.  No run has more than 4,096 candidates, but a longer list.
+    padded at most doubles the work.
 
     Args:
         sizes: Candidates of each list.
+        most: Candidates of a run at most, padding included; but a longer list is one.
 
     Returns:
         Places of the lists by run; lists without candidates are in none.
 
     Examples:
-        >>> groups([10, 1000, 0, 12])
+        >>> groups([10, 1000, 0, 12], most=1_024)
         [[0, 3], [1]]
     """
     classes = defaultdict[int, list[int]](list)
@@ -185,8 +187,8 @@ def groups(sizes: Sequence[int]) -> list[list[int]]:
             classes[max(_SMALLEST_CLASS, 1 << (size - 1).bit_length())].append(place)
     return [
         places[start : start + step]
-        for most, places in sorted(classes.items())
-        for step in [max(1, _MOST_CELLS // most)]
+        for longest, places in sorted(classes.items())
+        for step in [max(1, most // longest)]
         for start in range(0, len(places), step)
     ]
 

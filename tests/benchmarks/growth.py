@@ -15,7 +15,7 @@ batches of 1,000 events, and the rows of what changed in them.
 `candidates`, `history`: a list made ready for the model right after its user acted, so that nothing
 is kept of the history (`enrich`), and scored by the small Ranker, untrained, in ONNX Runtime on one
 core; one list at a time.  What does not grow: 100 candidates, a history of 50.  Memory is that of
-32 such lists scored together, of which no more run at once than have 4,096 candidates; `session` is
+32 such lists scored together, of which no more run at once than have 1,024 candidates; `session` is
 what a user's session, six earlier lists among it, takes in bytes while the user is silent.
 """
 
