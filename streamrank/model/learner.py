@@ -2,8 +2,8 @@
 
 Each update learns from the newest lists and about three times as many old ones, drawn from a
 reservoir.  An old list has been learned from before; to learn its labels again and again would be
-to learn them by heart.  What it teaches is rather what was thought of it once it was learned: the
-past holds the model where it was, the newest lists move it.
+to learn them by heart.  A share of what it teaches (`Online.recall`) is rather what was thought
+of it once it was learned: the past holds the model where it was, the newest lists move it.
 
 What is handed out is the running mean of the weights.  Everything follows from the seed and the
 lists, in their order: a learner that was stopped and resumed ends with the very same weights.
@@ -220,7 +220,8 @@ class Learner:
         """Return an old list with what was thought of it as its labels, or a part of these."""
         if not self._whole(example):
             return example
-        share, thought = self.recipe.recall, 1 / (1 + np.exp(-self._thoughts[example.id]))
+        share = self.recipe.recall
+        thought = torch.from_numpy(self._thoughts[example.id]).sigmoid().numpy()
         labels = (1 - share) * implied(example.labels) + share * thought
         return dataclasses.replace(example, labels=np.asarray(labels, np.float32))
 
