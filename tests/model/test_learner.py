@@ -85,6 +85,15 @@ def test_a_learner_that_was_stopped_and_resumed_has_the_same_weights() -> None:
     assert same(resumed, whole)
 
 
+def test_a_state_from_before_thoughts_were_kept_is_resumed_and_thought_of_anew() -> None:
+    learner = a_learner()
+    learner.update(lists(20))
+    state = {n: array for n, array in learner.state().items() if not n.startswith("thought")}
+    resumed = Learner.resume(state, SCHEMA, recipe=QUICK)
+    resumed.update([])
+    assert np.array_equal(resumed.state()["thoughts"], learner.state()["thoughts"])
+
+
 def test_the_same_seed_gives_the_same_and_another_another() -> None:
     one, two, other = (a_learner(seed=seed) for seed in (1, 1, 2))
     for learner in (one, two, other):
