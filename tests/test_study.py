@@ -22,9 +22,11 @@ from streamrank.lessons import Judged
 from streamrank.model import course, export
 from streamrank.model.export import Exported
 from streamrank.model.injection import Graph
+from streamrank.model.learner import Online
 from streamrank.model.ranker import configure
 from streamrank.model.training import Trained
 from streamrank.settings import Settings
+from streamrank.study import recipe_of
 from streamrank.study_kept import Study, opener
 from tests.lists import NOW, example, query
 
@@ -93,6 +95,14 @@ def study(known: Settings, token: str | None = None) -> Study:
 def weights(kept: Study) -> list[bytes]:
     assert kept._lessons is not None
     return [array.tobytes() for array in kept._lessons.learner.weights().values()]
+
+
+def test_how_it_goes_on_learning_is_what_the_settings_say() -> None:
+    said = {"rate": 0.01, "replay": 1.5, "recall": 0.25, "memory": 7, "past": "fading"}
+    known = settings_module.changed(Settings(), {"learn": said})
+    wanted = Online(rate=0.01, replay=1.5, recall=0.25, memory=7, fading=True)
+    assert recipe_of(known) == wanted
+    assert recipe_of(Settings()) == Online()
 
 
 def test_learning_begins_with_the_first_version_and_what_proves_itself_serves(
