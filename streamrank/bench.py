@@ -309,7 +309,7 @@ def _bench(known: Settings, folder: Path, candidates: int) -> Iterator[Bench]:
     command = [sys.executable, "-m", "streamrank", "run", "rank", "--settings", str(file)]
     with (
         Load(connection) as load,
-        kafka.Reader(connection, [known.topic("rankings")]) as reader,
+        kafka.Reader(connection, [known.topic("rankings")], fetch_wait=0.1) as reader,
         (folder / "rank.log").open("wb") as out,
     ):
         flow = subprocess.Popen(  # nosec B603  # words of our own, no shell

@@ -48,6 +48,9 @@ LOOK = 1.0
 """Seconds between two looks into the registry."""
 LEARN = {"label_window": "30s", "idle": "10s", "settle": "500ms", "every": "1s"}
 """What a shopper does with a list is done within seconds."""
+EMBEDDED = {"kafka": {"fetch_wait": "5ms"}, "state": {"every": "200ms"}}
+"""What the embedded broker needs: it lets whoever asks wait the whole time, and is told at each
+snapshot what it need not keep.  Apache Kafka answers at once; there this would only cost time."""
 
 
 @dataclass
@@ -94,7 +97,8 @@ def run(
         act = shoppers(seconds) if events is None else logged(events, pace, console)
         view = View(act, console)
         with EmbeddedBroker() as broker:
-            stage = prepare(folder, act.known, broker.bootstrap)
+            known = settings_module.changed(act.known, EMBEDDED)
+            stage = prepare(folder, known, broker.bootstrap)
             broker.create(stage.known.topic(name) for name in TOPICS)
             versions.train(act.examples, stage.known, console)
             tally, quality = play(stage, act, view)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 from zlib import crc32
 
 from streamrank.changes import Changes
-from streamrank.edges.broker import HeldProducer
 from streamrank.edges.kafka import Incoming, Reader
 from streamrank.events import Candidate, Event, Ranking, Request, decode_ranking
 from streamrank.stage import DemoError, Stage
@@ -33,12 +33,26 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+class Sender(Protocol):
+    """Where records go: `edges.broker.HeldProducer`, or what knows how far the flows are."""
+
+    def send(self, topic: str, key: str, payload: bytes) -> bool:
+        """Send a record, unless the flows must catch up first; return whether it was taken."""
+
+    def wait(self, seconds: float) -> None:
+        """Give the flows time to catch up."""
+
+    @property
+    def unread(self) -> int:
+        """Records that the flows have still to read."""
+
+
 @dataclass
 class Drive:
     """The one end of all topics that is not a flow."""
 
     stage: Stage
-    producer: HeldProducer
+    producer: Sender
     reader: Reader
     alive: Callable[[], None]
     """Raises where a flow has ended."""

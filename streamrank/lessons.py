@@ -15,6 +15,7 @@ or otherwise, is followed: learning goes on from that one.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from streamrank.learning import gate
 from streamrank.learning.examples import Example, decode_example
 from streamrank.learning.gate import Verdict
 from streamrank.learning.learned import Learned
+from streamrank.model import export
 from streamrank.model.export import ExportFailed
 from streamrank.model.learner import Learner, Updated, below
 from streamrank.outside import Outside, Scores
@@ -40,6 +42,8 @@ log = logging.getLogger(__name__)
 
 HELD = 8
 """Times the gate's lists that are held for a challenger at most: the newest."""
+BEHIND = 8
+"""Times the lists of an update that one learns from at most, where many have come at once."""
 PATIENCE = 5
 """Challengers refused one after the other, times those that are judged abreast, until the learner
 goes on from the champion again."""
@@ -53,7 +57,8 @@ class Rules:
     """When an update is made, and what may serve.
 
     Attributes:
-        batch: New lists that make an update.
+        batch: New lists that make an update; where more than two of them are there, because the
+            learner is behind, they make one together, with no more old lists beside.
         every: How long a new list waits for an update of fewer; `None` for as long as it takes.
         gate: What a challenger must be.
         abreast: Challengers that may be judged at the same time, each by the lists after its own
@@ -134,8 +139,9 @@ class Lessons:
             What came of it: updates, challengers judged, and versions gone back to.
         """
         news = self._follow()
-        for example in self._to_learn(examples):
-            news += self._one(example, now)
+        for place, one in enumerate(examples, 1):
+            for example in self._to_learn([one]):
+                news += self._one(example, now, to_come=len(examples) - place)
         news += self._prove(now)
         if self.waiting and self._overdue(now):
             news += self._update(now)
@@ -194,7 +200,7 @@ class Lessons:
             elif not example.revision:
                 self.learner.remember(example)
 
-    def _one(self, example: Example, now: datetime) -> list[News]:
+    def _one(self, example: Example, now: datetime, to_come: int) -> list[News]:
         if self.progressive.take(example) and example.model == self.champion:
             self._live = [*self._live, example][-self.progressive.window :]
         self.waiting.append(example)
@@ -206,7 +212,8 @@ class Lessons:
         if full and self._ready(self._challengers[-1]):
             news += self._prove(now)
         news += self._watch(now)
-        if len(self.waiting) >= self.rules.batch:
+        enough, most = self.rules.batch, BEHIND * self.rules.batch
+        if len(self.waiting) >= (enough if to_come < enough else most):
             news += self._update(now)
         return news
 
@@ -222,7 +229,7 @@ class Lessons:
         self._until = max(self._until, *(one.at for one in lists))
         self._offsets = read_up_to(self._offsets, lists)
         self._learned.take(lists)
-        updated = self.learner.update(lists)
+        updated = self.learner.update(lists, most=self.rules.batch)
         if len(self._challengers) < self.rules.abreast:
             ranker = copy.deepcopy(self.learner.mean)
             try:
@@ -262,10 +269,12 @@ class Lessons:
         if not verdict.passed and not challenger.finite():
             return [self._go_back(self.champion, verdict.reason, rolled_back=False)]
         figures = {"passed": verdict.passed, "reason": verdict.reason, **verdict.figures}
-        parent = self.champion
+        parent, exported = self.champion, challenger.exported
+        if verdict.passed:  # folding costs as much as a session, and only who serves gains by it
+            exported = dataclasses.replace(exported, onnx=export.folded(exported.onnx))
         try:
             manifest = self.outside.publisher.publish(
-                challenger.exported,
+                exported,
                 parent=parent,
                 now=now,
                 metrics={n: v for n, v in verdict.figures.items() if n in gate.METRICS},

@@ -61,8 +61,14 @@ def refuse_other(folder: Path) -> None:
         raise DemoError(f"{folder} is not empty and not a demo's: choose another --folder")
 
 
-def prepare(folder: Path, inferred: Settings, bootstrap: str) -> Stage:
-    """Empty the demo's folder and write the settings of its flows."""
+def prepare(folder: Path, wanted: Settings, bootstrap: str) -> Stage:
+    """Empty the demo's folder and write the settings of its flows.
+
+    Args:
+        folder: Where settings, store and registry go.
+        wanted: The settings, but for what lies in the folder and on the broker.
+        bootstrap: The broker.
+    """
     refuse_other(folder)
     folder = folder.resolve()  # what a link names is emptied, the link stays
     if folder.exists():
@@ -70,14 +76,13 @@ def prepare(folder: Path, inferred: Settings, bootstrap: str) -> Stage:
     folder.mkdir(parents=True)
     (folder / MARKER).touch()
     changes: dict[str, dict[str, Any]] = {
-        "kafka": {"bootstrap_servers": bootstrap, "fetch_wait": "5ms"},
+        "kafka": {"bootstrap_servers": bootstrap},
         "store": {"online": "sqlite", "path": str(folder / "feast")},
-        "state": {"every": "200ms"},
         "registry": {"path": str(folder / "registry")},
         "rank": {"provider": "cpu"},
         "windows": {"flush": "500ms"},
     }
-    stage = Stage(folder, settings_module.changed(inferred, changes))
+    stage = Stage(folder, settings_module.changed(wanted, changes))
     stage.settings_file.write_text(settings_module.to_toml(stage.known), encoding="utf-8")
     return stage
 

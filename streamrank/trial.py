@@ -16,6 +16,11 @@ from streamrank.model.export import Exported
 from streamrank.model.ranker import Ranker
 from streamrank.outside import Scores
 
+TIMED = 16
+"""Lists by which the time of both is compared."""
+ALIKE = 64
+"""Lists, the newest, by which the graph is held against PyTorch."""
+
 
 @dataclass(frozen=True, slots=True)
 class Challenger:
@@ -70,26 +75,23 @@ class Challenger:
         """
         lists = list(self.held.values())
         given = [one.inputs for one in lists]
-        first, (known, new) = _timed(champion, graph, given)
-        second, _ = _timed(champion, graph, given)
+        timed = [_seconds(champion, graph, given[:TIMED]) for _ in range(2)]
         return Evidence(
             labels=[one.labels for one in lists],
-            champion=known,
-            challenger=new,
-            torch=training.scored(self.ranker, lists),
+            champion=champion.score(given),
+            challenger=graph.score(given),
+            torch=training.scored(self.ranker, lists[-ALIKE:]),
             users=[one.user for one in lists],
             segments=segments,
-            seconds=(min(first[0], second[0]), min(first[1], second[1])),  # without what else ran
+            seconds=(min(one[0] for one in timed), min(one[1] for one in timed)),
             weights_finite=self.finite(),
         )
 
 
-def _timed(
-    champion: Scores, challenger: Scores, given: Sequence[Inputs]
-) -> tuple[tuple[float, float], tuple[list[Array], list[Array]]]:
-    """Return what both say of the same lists, and the seconds of this thread that it took."""
+def _seconds(champion: Scores, challenger: Scores, given: Sequence[Inputs]) -> tuple[float, float]:
+    """Return the seconds of this thread, so without what else ran, that both take for lists."""
     begun = time.thread_time()
-    known = champion.score(given)
+    champion.score(given)
     between = time.thread_time()
-    new = challenger.score(given)
-    return (between - begun, time.thread_time() - between), (known, new)
+    challenger.score(given)
+    return between - begun, time.thread_time() - between

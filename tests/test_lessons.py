@@ -20,7 +20,7 @@ from streamrank.features.schema import Schema
 from streamrank.learning import gate
 from streamrank.learning.examples import Example
 from streamrank.learning.learned import Learned
-from streamrank.lessons import Judged, Lessons, Rules, WentBack
+from streamrank.lessons import BEHIND, Judged, Lessons, Rules, WentBack
 from streamrank.model import course, export
 from streamrank.model.export import Exported
 from streamrank.model.injection import Graph
@@ -277,7 +277,8 @@ def test_of_many_lists_at_once_the_newest_challenger_is_judged_first_and_the_res
 ):
     lessons, _ = begun()
     lessons.rules = dataclasses.replace(lessons.rules, batch=20, abreast=3)
-    news = lessons.take(lists(20, 0), TIME) + lessons.take(lists(90, 1), TIME)
+    news = [one for n in range(3) for one in lessons.take(lists(20, n), TIME)]
+    news += lessons.take(lists(50, 3), TIME)
     judged = [one for one in news if isinstance(one, Judged)]
     # Set aside after 20, 40 and 60 lists; when the third has its 50, the others have more.
     assert [one.lists_seen for one in judged] == sorted(
@@ -285,6 +286,26 @@ def test_of_many_lists_at_once_the_newest_challenger_is_judged_first_and_the_res
     )
     assert judged[0].lists_seen == 60
     assert [one.verdict.passed for one in judged[:-1]] == [False] * (len(judged) - 1)
+
+
+def test_who_is_behind_learns_from_many_lists_at_once_with_no_more_old_ones_beside() -> None:
+    lessons, _ = begun()
+    for n in range(4):
+        lessons.take(lists(60, n), TIME)
+    news = lessons.take(lists(300, 4), TIME)
+    [updated] = [one for one in news if isinstance(one, Updated)]
+    most = round(lessons.learner.recipe.replay * 60)
+    assert (updated.lists, updated.replayed) == (241, most)
+    assert len(lessons.waiting) == 59  # too few for one of their own
+    assert [one for one in news if isinstance(one, Judged)]  # nor does the gate wait longer
+
+
+def test_there_is_an_end_to_how_many_lists_make_an_update() -> None:
+    lessons, _ = begun()
+    news = lessons.take(lists(60 * BEHIND + 100, 1), TIME)
+    updated = [one.lists for one in news if isinstance(one, Updated)]
+    assert updated == [60 * BEHIND, 60]
+    assert len(lessons.waiting) == 40
 
 
 def test_a_version_says_up_to_where_it_has_learned_from_feedback() -> None:

@@ -33,7 +33,7 @@ from streamrank.values import reason as reason_of
 log = logging.getLogger(__name__)
 _ANNOUNCEMENT: TypeAdapter[Announcement] = TypeAdapter(Announcement)
 WAIT = 0.1
-"""Seconds between two looks at whether to stop."""
+"""Seconds between two looks at whether to stop, and for which a broker may have nothing to say."""
 PATIENCE = 2.0
 """Seconds that a listener gets to stop; one that waits for a dead broker ends by itself."""
 
@@ -198,7 +198,7 @@ class Listener:
 
     def _open(self) -> None:
         try:
-            self._reader = Reader(self._connection, [self._topic])
+            self._reader = Reader(self._connection, [self._topic], fetch_wait=WAIT)
         except KafkaError as error:
             self._complain("topic", f"{error}; the registry is polled every {self._poll:g} s")
         else:

@@ -21,6 +21,8 @@ class Reader:
         settings: The connection.
         topics: What to read; all must exist.
         from_end: Leave out what is there already.
+        fetch_wait: Seconds that the broker may hold back an answer that has no record. Apache Kafka
+            answers as soon as there is one; the embedded broker takes all of it each time.
 
     Raises:
         TopicMissing: A topic is not on the broker.
@@ -28,11 +30,16 @@ class Reader:
     """
 
     def __init__(
-        self, settings: Settings, topics: Sequence[str], *, from_end: bool = False
+        self,
+        settings: Settings,
+        topics: Sequence[str],
+        *,
+        from_end: bool = False,
+        fetch_wait: float = 0.005,
     ) -> None:
         counts = Broker(settings).partitions(topics)
         group = f"{settings.get('group.id', 'streamrank')}-reader"
-        self._consumer = Consumer(for_consumer(settings, group, 5))
+        self._consumer = Consumer(for_consumer(settings, group, round(1000 * fetch_wait)))
         self._next: dict[tuple[str, int], int] = {}
         for topic, count in counts.items():
             for partition in range(count):

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+DRAWN = 1_000_000
+"""Groups drawn at once at most: it bounds the memory."""
 
 
 class Interval(NamedTuple):
@@ -53,10 +55,11 @@ def bootstrap(
         raise ValueError(f"confidence must be within 0..1, got {confidence}")
     sums, counts = _by_group(figures, groups)
     rng = np.random.default_rng(seed)
-    means = np.empty(samples)
-    for sample in range(samples):
-        drawn = rng.integers(len(sums), size=len(sums))
-        means[sample] = sums[drawn].sum() / counts[drawn].sum()
+    means, at_once = np.empty(samples), max(1, DRAWN // len(sums))
+    for first in range(0, samples, at_once):
+        part = means[first : first + at_once]
+        drawn = rng.integers(len(sums), size=(len(part), len(sums)))
+        part[:] = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(means, [tail, 1.0 - tail])
     return Interval(float(figures.mean()), float(low), float(high))

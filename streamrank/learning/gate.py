@@ -70,10 +70,10 @@ class Evidence:
         labels: Of each list, (C, heads).
         champion: Scores of each list by the graph that serves, (C, heads).
         challenger: Those of the graph that wants to, (C, heads).
-        torch: Those of the challenger by PyTorch.
+        torch: Those of the challenger by PyTorch, of all lists or of the last ones.
         users: Whose list each one is.
         segments: The segments of each list.
-        seconds: The time that the champion and the challenger took for the lists.
+        seconds: The time that the champion and the challenger took for the same lists.
         weights_finite: Whether all the challenger's weights are numbers.
     """
 
@@ -154,7 +154,7 @@ def _fault(evidence: Evidence, rules: Rules) -> tuple[str, dict[str, float]] | N
         broken = sum(not np.isfinite(scores).all() for scores in found)
         if broken:
             return f"{name} must be finite, got {broken} lists with NaN or infinity", {}
-    apart, largest = _apart(evidence.challenger, evidence.torch)
+    apart, largest = _apart(evidence.challenger[-len(evidence.torch) :], evidence.torch)
     figures = {"parity": apart}
     if not apart <= rules.parity * max(1.0, largest):
         return f"graph and PyTorch must agree to {rules.parity}, got {apart:.6g}", figures

@@ -179,7 +179,7 @@ class Learner:
 
     # --- learning -----------------------------------------------------------------------------
 
-    def update(self, fresh: Sequence[Example]) -> Updated:
+    def update(self, fresh: Sequence[Example], *, most: int | None = None) -> Updated:
         """Learn from new lists, oldest first, and from old ones beside them.
 
         A list with a revision corrects one from before: only those of its labels count that
@@ -187,12 +187,14 @@ class Learner:
 
         Args:
             fresh: The lists.
+            most: New lists for which old ones come beside; beyond, the new ones come alone.
         """
         begun = time.monotonic()
         self._think()  # of lists that were remembered, as the weights that know them have it
         new = [one for one in fresh if not one.revision]
         corrections = [one for one in fresh if one.revision]
-        old = self.memory.draw(round(self.recipe.replay * len(new)), turn=self.updates)
+        with_old = len(new) if most is None else min(most, len(new))
+        old = self.memory.draw(round(self.recipe.replay * with_old), turn=self.updates)
         random = np.random.default_rng([self.seed, 2, self.updates])
         lessons = [self._lesson(one, random) for one in (*new, *map(self._recalled, old))]
         lessons += [self._correction(one, random) for one in corrections]
@@ -306,25 +308,24 @@ class Learner:
         return _arrays(self.mean)
 
     def exported(self) -> Exported:
-        """Return a version to publish: by new weights in a graph that is there, checked.
+        """Return a version to prove: its weights in a graph that is there, and not folded yet.
 
-        Where the graph cannot take them, it is exported anew, which takes seconds.
+        That the graph does what the model does was seen when it was made; whoever may publish a
+        version sees it again, on lists and on the probe (`learning.gate`, `edges.registry`).
+        Where the graph cannot take the weights, it is exported anew, which takes seconds.
 
         Raises:
-            ExportFailed: The graph does not do what the model does, such as scores that are not
-                finite.
+            ExportFailed: The weights or the probe's scores are not finite, or a new graph does not
+                do what the model does.
         """
-        probe = self._probe()
         graph = self._injected()
-        if graph is not None:
-            try:
-                export.check(graph, self.mean, [probe])
-            except ExportFailed:
-                graph = None
         if graph is None:
             examples = tuple(self._newest)
             return export.export(Trained(self.mean, self.schema, self.size, {}, 0, examples))
+        probe = self._probe()
         expected = export.run(self.mean, probe)
+        if not np.isfinite(expected).all():
+            raise ExportFailed("scores must be finite, got NaN or infinity")
         return Exported(graph, self.weights(), self.mean.config.heads, probe, expected)
 
     def _probe(self) -> inputs.Inputs:
@@ -343,7 +344,7 @@ class Learner:
             if self.graph is None:
                 return None
             try:
-                return export.folded(self.graph.with_weights(self.weights()))
+                return self.graph.with_weights(self.weights())
             except NotInjectable:  # it went back to a version with other bins
                 self.graph = None
         return None

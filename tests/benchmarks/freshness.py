@@ -34,8 +34,10 @@ from streamrank import demo, settings, stage, versions
 from streamrank.changes import Changes
 from streamrank.drive import Drive, now_ms
 from streamrank.edges import registry, topics
-from streamrank.edges.broker import HeldProducer, readers_of
+from streamrank.edges.broker import readers_of
 from streamrank.edges.kafka import Reader, connection
+from streamrank.edges.kafka_lag import Lag
+from streamrank.edges.kafka_load import Load
 from streamrank.events import Event, Interaction, Ranking, Request, decode
 from streamrank.features.inputs import Array
 from streamrank.settings import Secrets, Settings
@@ -74,6 +76,33 @@ class Notes(Changes):
         deed = self.deeds.pop(ranking.trigger or "", None)
         if deed is not None:
             self.caused.append(1000 * (now - deed))
+
+
+class Straight:
+    """Records to a broker that keeps them, however far the flows are."""
+
+    def __init__(self, load: Load, known: Settings) -> None:
+        self._load = load
+        read: dict[str, list[str]] = {}
+        for topic, groups in readers_of(known).items():
+            for group in groups:
+                read.setdefault(group, []).append(topic)
+        to_broker = connection(known.kafka, Secrets())
+        self._lags = [Lag(to_broker, topics, group) for group, topics in read.items()]
+
+    def send(self, topic: str, key: str, payload: bytes) -> bool:
+        """Send a record."""
+        self._load.send(topic, key, payload)
+        return True
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        time.sleep(seconds)
+
+    @property
+    def unread(self) -> int:
+        """Records that the flows have still to read, as of their last snapshots."""
+        return sum(sum(lag().values()) for lag in self._lags)
 
 
 @dataclass(frozen=True)
@@ -160,7 +189,8 @@ def measure(asked: argparse.Namespace, console: Console) -> dict[str, Any]:
         with a_broker(asked.broker, data) as broker:
             prefix = f"fresh-{uuid4().hex[:8]}-"
             known = settings.changed(act.known, {"kafka": {"prefix": prefix, "group": prefix}})
-            place = stage.prepare(Path(name, "stage"), known, broker)
+            state = {"state": {"path": str(Path(name, "state"))}}
+            place = stage.prepare(Path(name, "stage"), settings.changed(known, state), broker)
             topics.create(place.known, Secrets())
             first = versions.train(act.examples, place.known, console)
             notes = play(place, act, console)
@@ -184,15 +214,14 @@ def play(place: stage.Stage, act: demo.Act, console: Console) -> Notes:
     """Let shoppers act on all three flows, and note what comes of it."""
     known: Settings = place.known
     to_broker = connection(known.kafka, Secrets())
-    outputs = [known.topic("rankings"), known.topic("served")]
     back = [known.topic("rankings"), known.topic("dead-letters")]
     notes = Notes(act.title, label=known.events.label or "click")
     with (
-        HeldProducer(to_broker, readers_of(known), outputs) as producer,
-        Reader(to_broker, back) as reader,
+        Load(to_broker) as load,
+        Reader(to_broker, back, fetch_wait=0.1) as reader,
         stage.flows(place) as alive,
     ):
-        drive = Drive(place, producer, reader, alive, notes)
+        drive = Drive(place, Straight(load, known), reader, alive, notes)
         drive.warm(act.past)
         for record in (notes.deeds, notes.clicks, notes.caused, notes.first):
             record.clear()

@@ -207,7 +207,7 @@ class Load:
     def running(self) -> Iterator[None]:
         """Send and receive in threads of their own; wait for the last answers."""
         topic = self.known.topic("rankings")
-        with kafka.Reader(self._connection, [topic], from_end=True) as reader:
+        with kafka.Reader(self._connection, [topic], from_end=True, fetch_wait=0.1) as reader:
             threads = [
                 threading.Thread(target=self.send),
                 threading.Thread(target=self.receive, args=(reader,)),

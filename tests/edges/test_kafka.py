@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import bytewax.operators as op
@@ -111,6 +112,10 @@ def numbers(first: int, last: int) -> list[bytes]:
     return [str(number).encode() for number in range(first, last)]
 
 
+def _holds(seen: list[Incoming], count: int) -> bool:
+    return len(seen) >= count
+
+
 def values(seen: list[Incoming]) -> list[bytes]:
     return sorted((one.value for one in seen), key=int)
 
@@ -200,6 +205,39 @@ def test_a_partition_that_a_known_topic_has_gained_is_read_from_its_beginning(
     read.build_part("flow.in", f"{topic}[1]", None).close()
     assert embedded.committed(group, topic, 1) == 0
     assert seen == []
+
+
+def test_a_source_that_may_pause_says_until_when_where_nothing_came(embedded: Topics) -> None:
+    topic = embedded.new()
+    wait, pause = timedelta(milliseconds=5), timedelta(hours=1)
+    read = KafkaSource(
+        embedded.connection, [topic], group=f"{topic}-group", fetch_wait=wait, pause=pause
+    )
+    part = read.build_part("flow.in", f"{topic}[0]", None)
+    assert part.next_awake() is None  # at once
+    before = datetime.now(UTC)
+    assert list(part.next_batch()) == []
+    rests = part.next_awake()
+    assert rests is not None
+    assert before + pause <= rests <= datetime.now(UTC) + pause
+    embedded.write(topic, numbers(0, 3), partition=0)
+    until(lambda: len(list(part.next_batch())) == 3, 10, "the records")
+    assert part.next_awake() is None  # there may be more
+    part.close()
+
+
+def test_what_comes_while_a_source_pauses_is_read_when_the_pause_is_over(embedded: Topics) -> None:
+    topic = embedded.new()
+    wait, pause = timedelta(milliseconds=5), timedelta(milliseconds=200)
+    read = KafkaSource(
+        embedded.connection, [topic], group=f"{topic}-group", fetch_wait=wait, pause=pause
+    )
+    seen: list[Incoming] = []
+    with running(collecting(read, seen)):
+        for turn in range(3):
+            embedded.write(topic, numbers(5 * turn, 5 * turn + 5), key=f"k{turn}")
+            until(partial(_holds, seen, 5 * turn + 5), 20, "records")
+    assert values(seen) == numbers(0, 15)
 
 
 def test_progress_is_committed_for_lag_tools_but_never_ahead_of_a_complete_snapshot(

@@ -72,3 +72,11 @@ def test_what_cannot_be_drawn_from_is_refused_with_the_value() -> None:
         intervals.bootstrap(np.ones(3), groups=["u1"])
     with pytest.raises(ValueError, match=r"on the same lists, got \(2,\) and \(3,\)"):
         intervals.paired(np.ones(2), np.ones(3))
+
+
+def test_many_groups_are_drawn_as_one_draw_after_the_other_would_be() -> None:
+    values = np.random.default_rng(1).normal(size=1_500)
+    draw = np.random.default_rng(7)
+    means = [values[draw.integers(1_500, size=1_500)].mean() for _ in range(2_000)]
+    found = intervals.bootstrap(values, seed=7)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
