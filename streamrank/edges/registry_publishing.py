@@ -67,7 +67,7 @@ def publish(
     learned: Mapping[str, Array] | None = None,
     finds: Finds | None = None,
 ) -> Manifest:
-    """Let a new version appear, after the checks that `load` makes.
+    """Let a new version appear, after the checks that `load` makes of one that may serve.
 
     Args:
         root: The registry.
@@ -119,9 +119,10 @@ def publish(
     with usable(root):
         models.sweep(stamp(now - LEFTOVER))
         manifest = registry_manifest.seal(record, _after(models, now))
-        # What a parent has was verified when it was published, and will be when it is loaded.
-        own = Retrievals() if finds is not None else None
-        verified(manifest, files.__getitem__, provider="cpu", threads=1, retrievals=own)
+        if rejected is None:  # what never serves is only kept
+            # What a parent has was verified when it was published, and will be when it is loaded.
+            own = Retrievals() if finds is not None else None
+            verified(manifest, files.__getitem__, provider="cpu", threads=1, retrievals=own)
         _put(models, manifest, files, dict.fromkeys(inherited, parent or ""))
     return manifest
 

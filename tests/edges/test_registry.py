@@ -133,6 +133,19 @@ def test_a_rejected_version_is_kept_with_its_reason_and_does_not_serve(root: Roo
     assert registry.manifest(root, "ranker", bad.version).rejected == bad.rejected
 
 
+def test_what_was_rejected_because_its_graph_is_not_the_model_is_kept_all_the_same(
+    root: Root,
+) -> None:
+    model = a_model()
+    wrong = model.but(expected=model.expected + np.float32(1.0))
+    with pytest.raises(VersionRefused, match="scores must be as expected"):
+        publish(root, wrong)
+    reason = "graph and PyTorch must agree to 0.001, got 1"
+    bad = publish(root, wrong, rejected=reason)
+    assert registry.manifest(root, "ranker", bad.version).rejected == reason
+    assert registry.latest(root, "ranker") is None
+
+
 def test_a_folder_holds_what_the_readme_says_and_nothing_else(tmp_path: Path) -> None:
     version = publish(tmp_path).version
     assert sorted(path.name for path in (tmp_path / "ranker" / version).iterdir()) == [
