@@ -36,7 +36,7 @@ ROOM = 4 * 2**20
 """Bytes per partition that may be unread: what the broker keeps, less a batch at its edge."""
 OVERHEAD = 100
 """Bytes that the broker counts beside key and value, at most."""
-LOOK_EVERY = 0.1
+LOOK_EVERY = 0.02
 """Seconds between two looks at how far the flows are."""
 FIRST_RECORDS = 500
 """Records that may be under way while nobody knows yet how much the flows write for each."""
