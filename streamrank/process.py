@@ -111,6 +111,8 @@ def run(
         StreamRankError: The broker, a topic, the store or the model is not as it must be.
     """
     heap.share()  # before the first thread of a library: it would keep a heap of its own
+    if flow == "rank":
+        heap.give_back()
     if flow == "learn" and cluster.size > 1:
         raise NoCluster("the learn flow must be one process: a model has one learner")
     if path is not None:
