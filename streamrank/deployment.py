@@ -50,8 +50,6 @@ PAUSES = {
     "learn": timedelta(milliseconds=100),  # of the seconds until an update
 }
 """How long each flow waits before it asks again where its topics have nothing new."""
-LINGER = timedelta(milliseconds=50)
-"""How long what only the learner reads waits to be written with more of it."""
 
 
 def plan_of(known: Settings) -> Plan:
@@ -208,7 +206,7 @@ def rank_flow(build: Callable[..., Dataflow]) -> Dataflow:
     flow = build(
         _source(known, connection, "rank", *topics),
         kafka.KafkaSink(connection, known.topic("rankings"), letters=letters),
-        kafka.KafkaSink(connection, known.topic("served"), letters=letters, linger=LINGER),
+        kafka.KafkaSink(connection, known.topic("served"), letters=letters),
         kafka.KafkaSink(connection, known.topic("dead-letters")),
         plan=plan_of(known),
         store=store,
@@ -278,7 +276,7 @@ def learn_flow(build: Callable[..., Dataflow]) -> Dataflow:
     _observe(known, connection, "learn", topics)
     return build(
         _source(known, connection, "learn", *topics),
-        kafka.KafkaSink(connection, known.topic("examples"), letters=letters, linger=LINGER),
+        kafka.KafkaSink(connection, known.topic("examples"), letters=letters),
         kafka.KafkaSink(connection, known.topic("dead-letters")),
         report,
         rules=join_rules(known),

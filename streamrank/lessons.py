@@ -57,7 +57,7 @@ class Rules:
     """When an update is made, and what may serve.
 
     Attributes:
-        batch: New lists that make an update; where more than two of them are there, because the
+        batch: New lists that make an update; where many times as many are there, because the
             learner is behind, they make one together, with no more old lists beside.
         every: How long a new list waits for an update of fewer; `None` for as long as it takes.
         gate: What a challenger must be.

@@ -16,7 +16,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from functools import partial
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -65,20 +64,10 @@ class KafkaSink(FixedPartitionedSink[Outgoing, Written]):
         topic: Where the records go; must exist.
         letters: The topic of the dead letters: a record that is too large for the broker is
             told of there and left out. Without it such a record stops the flow.
-        linger: How long a record waits for others, to be written with them: for a topic whose
-            readers are in no hurry.
     """
 
-    def __init__(
-        self,
-        connection: Settings,
-        topic: str,
-        *,
-        letters: str | None = None,
-        linger: timedelta = timedelta(),
-    ) -> None:
+    def __init__(self, connection: Settings, topic: str, *, letters: str | None = None) -> None:
         self._connection = connection
-        self._linger = round(1000 * linger.total_seconds())
         self._topic = topic
         self._letters = letters
         self._workers = threading.local()
@@ -118,7 +107,7 @@ class KafkaSink(FixedPartitionedSink[Outgoing, Written]):
                 "message.max.bytes": LARGEST,
                 "queue.buffering.max.kbytes": MOST_WAITING >> 10,
             }
-            settings = {"enable.idempotence": True, "linger.ms": self._linger, **limits}
+            settings = {"enable.idempotence": True, "linger.ms": 0, **limits}
             writer = _Writer(settings | for_producer(self._connection))
             clients = self._workers.clients = Broker(self._connection), writer
         return clients

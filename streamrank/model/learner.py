@@ -315,8 +315,8 @@ class Learner:
         Where the graph cannot take the weights, it is exported anew, which takes seconds.
 
         Raises:
-            ExportFailed: The weights or the probe's scores are not finite, or a new graph does not
-                do what the model does.
+            ExportFailed: The probe's scores are not finite, or a new graph does not do what the
+                model does.
         """
         graph = self._injected()
         if graph is None:
