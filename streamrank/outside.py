@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from streamrank.features.inputs import Array, Inputs
 from streamrank.learning.learned import Learned
-from streamrank.model.export import Exported
+from streamrank.model.artifact import Exported
 
 
 class Scores(Protocol):

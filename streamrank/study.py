@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -24,6 +25,8 @@ from streamrank.model.learner import Learner, Online, below, ranker_of
 from streamrank.outside import Outside
 from streamrank.publishing import Announces, Publishing
 from streamrank.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 def rules_of(known: Settings, every: timedelta | None) -> Rules:
@@ -96,12 +99,20 @@ def curves_in(folder: Path, updates: int) -> Iterator[Curves]:
 def graph_of(known: Settings, version: str) -> Graph | None:
     """Return the graph that a version's weights go into, `None` where they cannot.
 
-    It takes seconds: to be done before records wait.
+    Where the version has none, or one that is no longer right, it is exported, which takes many
+    seconds: to be done before records wait.
     """
-    weights = registry.weights(known.registry.path, known.model.name, version)
-    ranker = ranker_of(weights, known.feature_schema(), known.model.size)
+    root, name = known.registry.path, known.model.name
+    weights = registry.weights(root, name, version)
+    structure = registry.structure(root, name, version)
+    ranker = ranker_of(weights, known.feature_schema(), known.model.size).eval()
+    if structure is not None:
+        try:
+            return Graph.decode(structure, ranker)
+        except NotInjectable as error:
+            log.warning("version %s: its graph is exported anew: %s", version, error)
     try:
-        return Graph.of(ranker.eval())
+        return Graph.of(ranker)
     except NotInjectable:
         return None
 

@@ -12,7 +12,7 @@ from streamrank.features.inputs import Array, Inputs
 from streamrank.learning.examples import Example
 from streamrank.learning.gate import Evidence
 from streamrank.model import training
-from streamrank.model.export import Exported
+from streamrank.model.artifact import Exported
 from streamrank.model.ranker import Ranker
 from streamrank.outside import Scores
 

@@ -75,7 +75,7 @@ def train(
         NothingToLearn: No list has a label, all are of one class, or time goes backwards.
         RegistryError: The version cannot be written.
     """
-    from streamrank.model import export, training
+    from streamrank.model import artifact, training
 
     schema, model = known.feature_schema(), known.model
     recipe = training.Recipe(epochs=model.epochs, pretrain=model.start == "pretrained")
@@ -98,7 +98,7 @@ def train(
     manifest = registry.publish(
         known.registry.path,
         model.name,
-        export.export(trained),
+        artifact.exported(trained),
         schema=schema,
         features=deployment.plan_of(known).features,
         metrics={**trained.metrics, **versions_retrieval.metrics_of(finds)},

@@ -73,6 +73,7 @@ class Model:
     heads: tuple[str, ...]
     probe: Inputs
     expected: Array
+    structure: bytes | None = None
 
     def but(self, **changes: Any) -> Model:
         return replace(self, **changes)

@@ -22,7 +22,7 @@ from streamrank.learning.examples import Example
 from streamrank.learning.learned import Learned
 from streamrank.lessons import BEHIND, Judged, Lessons, Rules, WentBack
 from streamrank.model import course, export
-from streamrank.model.export import Exported
+from streamrank.model.artifact import Exported
 from streamrank.model.injection import Graph
 from streamrank.model.learner import Learner, Online, Updated, ranker_of
 from streamrank.model.ranker import Ranker, configure

@@ -19,7 +19,7 @@ from streamrank.edges import registry, registry_retrieval
 from streamrank.edges.kafka import Incoming
 from streamrank.edges.onnxruntime import AsShown
 from streamrank.features.trails import Trails
-from streamrank.model.export import Exported
+from streamrank.model.artifact import Exported
 from streamrank.settings import Settings
 from streamrank.steps import Read
 from streamrank.steps_ranking import Scorer

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,14 +22,14 @@ from streamrank.features.schema import Schema, decode_schema
 from streamrank.learning.examples import Example
 from streamrank.learning.parity import Parity
 from streamrank.lessons import Judged
-from streamrank.model import course, export
-from streamrank.model.export import Exported
+from streamrank.model import artifact, course, export
+from streamrank.model.artifact import Exported
 from streamrank.model.injection import Graph
 from streamrank.model.learner import Online
 from streamrank.model.ranker import configure
 from streamrank.model.training import Trained
 from streamrank.settings import Settings
-from streamrank.study import recipe_of
+from streamrank.study import graph_of, recipe_of
 from streamrank.study_kept import Study, opener
 from tests.lists import NOW, example, query
 
@@ -67,17 +70,20 @@ def first(encoded: str) -> tuple[Exported, Graph]:
     torch.manual_seed(0)
     some = lists(schema, 20, 99)
     ranker = course.fresh(configure(schema), some).eval()
-    exported = export.export(Trained(ranker, schema, "small", {}, 0, tuple(some[:8])))
-    return exported, Graph.of(ranker)
+    exported = artifact.exported(Trained(ranker, schema, "small", {}, 0, tuple(some[:8])))
+    assert exported.structure is not None
+    return exported, Graph.decode(exported.structure, ranker)
 
 
-def publish_first(known: Settings, learned_until: int | None = None) -> str:
+def publish_first(
+    known: Settings, learned_until: int | None = None, but: Mapping[str, Any] | None = None
+) -> str:
     schema = known.feature_schema()
     exported, _ = first(schema.encode())
     return registry.publish(
         known.registry.path,
         known.model.name,
-        exported,
+        dataclasses.replace(exported, **(but or {})),
         schema=schema,
         features=digest(schema),
         now=TIME,
@@ -103,6 +109,26 @@ def test_how_it_goes_on_learning_is_what_the_settings_say() -> None:
     wanted = Online(rate=0.01, replay=1.5, recall=0.25, memory=7, fading=True)
     assert recipe_of(known) == wanted
     assert recipe_of(Settings()) == Online()
+
+
+def test_the_structure_that_a_version_holds_takes_its_weights(known: Settings) -> None:
+    exported, _ = first(known.feature_schema().encode())
+    graph = graph_of(known, publish_first(known))
+    assert graph is not None
+    assert graph.encode() == exported.structure
+    assert export.folded(graph.with_weights(exported.weights)) == exported.onnx
+
+
+def test_a_structure_that_is_no_longer_right_is_made_anew(
+    known: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    schema = known.feature_schema()
+    exported, _ = first(schema.encode())
+    version = publish_first(known, but={"structure": b"of another model"})
+    graph = graph_of(known, version)
+    assert f"version {version}: its graph is exported anew: structure must be" in caplog.text
+    assert graph is not None
+    assert export.folded(graph.with_weights(exported.weights)) == exported.onnx
 
 
 def test_learning_begins_with_the_first_version_and_what_proves_itself_serves(

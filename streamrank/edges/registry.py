@@ -4,6 +4,7 @@
         ranker.onnx          the graph that serves
         weights.safetensors  what the learner goes on from
         probe.safetensors    inputs of a batch, and the scores that they must give
+        structure.onnx       the graph without its weights, for a learner, if there is one
         learned.safetensors  which lists it knows, where a learner made it
         retrieval…           what it finds candidates with, if anything, see `registry_retrieval`
         manifest.json        what it is, and the hashes of the rest
@@ -37,7 +38,7 @@ from streamrank.edges.registry_errors import (
 )
 from streamrank.edges.registry_folders import MARK
 from streamrank.edges.registry_lock import Lock, learner_lock
-from streamrank.edges.registry_manifest import LEARNED, WEIGHTS, Manifest, stamp
+from streamrank.edges.registry_manifest import LEARNED, STRUCTURE, WEIGHTS, Manifest, stamp
 from streamrank.edges.registry_publishing import LEFTOVER, Exported, publish
 from streamrank.edges.registry_retrieval import Build, Finds, Retrievals, at_once
 from streamrank.edges.registry_serving import (
@@ -93,6 +94,7 @@ __all__ = [
     "retain",
     "rollback",
     "standing",
+    "structure",
     "versions",
     "weights",
 ]
@@ -251,6 +253,21 @@ def learned(root: str | Path, name: str, version: str) -> dict[str, Array] | Non
     if LEARNED not in manifest(root, name, version).files:
         return None
     return _arrays(root, name, version, LEARNED)
+
+
+def structure(root: str | Path, name: str, version: str) -> bytes | None:
+    """Return the graph of a version without its weights; `None` if `publish` took none.
+
+    Raises:
+        VersionMissing: There is no such version.
+        VersionRefused: The file is missing or changed.
+    """
+    models = shelf(root, name)
+    with usable(root):
+        known = manifest_of(models, name, version)
+        if STRUCTURE not in known.files:
+            return None
+        return content(known, STRUCTURE, reader(models, version))
 
 
 def _arrays(root: str | Path, name: str, version: str, file: str) -> dict[str, Array]:

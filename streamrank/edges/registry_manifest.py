@@ -19,9 +19,8 @@ VERSION = re.compile(r"\d{8}T\d{12}Z-[0-9a-f]{8}")
 """When it was made, to the microsecond, and the first digits of its manifest's hash."""
 ONNX, WEIGHTS, PROBE = "ranker.onnx", "weights.safetensors", "probe.safetensors"
 """The files beside the manifest."""
-LEARNED = "learned.safetensors"
-"""One more, where a learner made the version: which lists it knows; those of retrieval are in
-`registry_retrieval`."""
+LEARNED, STRUCTURE = "learned.safetensors", "structure.onnx"
+"""Those that not every version has; those of retrieval are in `registry_retrieval`."""
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 

@@ -14,7 +14,16 @@ import safetensors.numpy
 from streamrank.edges import registry_manifest, registry_retrieval
 from streamrank.edges.registry_errors import VersionRefused, VersionTaken
 from streamrank.edges.registry_folders import MARK, Folders
-from streamrank.edges.registry_manifest import LEARNED, ONNX, PROBE, WEIGHTS, File, Manifest, stamp
+from streamrank.edges.registry_manifest import (
+    LEARNED,
+    ONNX,
+    PROBE,
+    STRUCTURE,
+    WEIGHTS,
+    File,
+    Manifest,
+    stamp,
+)
 from streamrank.edges.registry_retrieval import Finds, Retrievals
 from streamrank.edges.registry_shelf import readable, shelf, usable, version_names
 from streamrank.edges.registry_verified import EXPECTED, verified
@@ -26,7 +35,7 @@ LEFTOVER = timedelta(days=1)
 
 
 class Exported(Protocol):
-    """A trained model as the registry takes it; `model.export.Exported` is one."""
+    """A trained model as the registry takes it; `model.artifact.Exported` is one."""
 
     @property
     def onnx(self) -> bytes:
@@ -47,6 +56,10 @@ class Exported(Protocol):
     @property
     def expected(self) -> Array:
         """The scores that it must give, float32 (lists, candidates, heads)."""
+
+    @property
+    def structure(self) -> bytes | None:
+        """The graph without its weights, which spares a learner the export."""
 
 
 def publish(
@@ -141,11 +154,12 @@ def files_of(exported: Exported) -> dict[str, bytes]:
         if np.issubdtype(weight.dtype, np.floating) and not np.isfinite(weight).all():
             raise VersionRefused("", WEIGHTS, f"{name} must be finite", "NaN or infinity")
     probe = dict(exported.probe) | {EXPECTED: exported.expected}
-    return {
+    files = {
         ONNX: exported.onnx,
         WEIGHTS: _safetensors(exported.weights),
         PROBE: _safetensors(probe),
     }
+    return files if exported.structure is None else files | {STRUCTURE: exported.structure}
 
 
 def entries(files: Mapping[str, bytes]) -> dict[str, File]:

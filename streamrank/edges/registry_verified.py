@@ -15,7 +15,14 @@ from streamrank.edges import registry_retrieval
 from streamrank.edges.onnxruntime import ModelRefused, OnnxScorer, Provider, ScoringFailed
 from streamrank.edges.registry_errors import VersionRefused
 from streamrank.edges.registry_folders import MARK
-from streamrank.edges.registry_manifest import LEARNED, ONNX, PROBE, WEIGHTS, Manifest
+from streamrank.edges.registry_manifest import (
+    LEARNED,
+    ONNX,
+    PROBE,
+    STRUCTURE,
+    WEIGHTS,
+    Manifest,
+)
 from streamrank.edges.registry_retrieval import Build, Retrievals, at_once
 from streamrank.features.inputs import Array, Inputs
 
@@ -62,7 +69,7 @@ def verified(
     """
     version = known.version
     registry_retrieval.check_whole(known)
-    if set(known.files) - {LEARNED} - registry_retrieval.FILES != FILES:
+    if set(known.files) - {LEARNED, STRUCTURE} - registry_retrieval.FILES != FILES:
         raise VersionRefused(version, MARK, f"files must be {sorted(FILES)}", sorted(known.files))
     contents = {file: content(known, file, read) for file in sorted(FILES)}
     make = partial(OnnxScorer, contents[ONNX], version=version, provider=provider, threads=threads)

@@ -11,20 +11,20 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
 import torch
-from onnx_ir.passes.common import RemoveUnusedNodesPass
-from onnxscript import ir, optimizer
 
 from streamrank.errors import StreamRankError
 from streamrank.features import inputs
 from streamrank.features.inputs import Array, Inputs
 from streamrank.model.ranker import Configuration, Ranker
-from streamrank.model.training import Trained
+
+if TYPE_CHECKING:
+    from onnxscript import ir
 
 TOLERANCE = 1e-4
 OPSET = 23
@@ -37,44 +37,13 @@ class ExportFailed(StreamRankError):
     """The graph does not do what the model does; the text says where."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """What a version in the registry is made of.
-
-    Attributes:
-        onnx: The graph with its weights, `folded`.
-        weights: The same weights by their names in PyTorch, to go on learning from.
-        heads: What each score is of.
-        probe: A stacked batch.
-        expected: The model's scores of it, (B, C, heads).
-    """
-
-    onnx: bytes
-    weights: dict[str, Array]
-    heads: tuple[str, ...]
-    probe: Inputs
-    expected: Array
-
-
-def export(trained: Trained) -> Exported:
-    """Export a Ranker, and check that the graph gives its scores.
-
-    Raises:
-        ExportFailed: It does not.
-    """
-    ranker = trained.ranker.eval()
-    graph = folded(to_onnx(ranker))
-    probe = inputs.stack([example.inputs for example in trained.examples])
-    check(graph, ranker, [probe, *(random_inputs(ranker.config, *s) for s in SHAPES)])
-    weights = {name: tensor.numpy().copy() for name, tensor in ranker.state_dict().items()}
-    return Exported(graph, weights, ranker.config.heads, probe, run(ranker, probe))
-
-
 def to_onnx(ranker: Ranker) -> bytes:
     """Return the graph, with names as in `features.inputs.stack` and the output `scores`.
 
     It holds each weight as the Ranker does, for `injection`; `folded` is what is published.
     """
+    import torch.onnx  # with the exporter itself it takes ten seconds, which who learns on saves
+
     example = {n: torch.from_numpy(a) for n, a in random_inputs(ranker.config, 2, 3, 5).items()}
     dynamic = {name: _axes(name) for name in example}
     with quiet():
@@ -117,6 +86,8 @@ def _simplify(model: ir.Model, weights: Set[str]) -> None:
     The graph then holds each weight as the Ranker does, and by its name; what follows from
     weights alone, `folded` works out.
     """
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+    from onnxscript import optimizer
 
     def folds(node: ir.Node) -> bool | None:
         """Say no, or leave it to the optimizer."""
@@ -139,6 +110,8 @@ def forget_origin(model: ir.Model) -> None:
 
 def _reshape_by_constants(model: ir.Model, node: ir.Node) -> None:
     """Say "as before" and "the rest" for computed sizes; two that undo each other go."""
+    from onnxscript import ir
+
     given, made = node.inputs[0], node.outputs[0]
     if given is None or given.shape is None or made.shape is None:
         return
@@ -173,9 +146,7 @@ def check(graph: bytes, ranker: Ranker, batches: list[Inputs]) -> None:
     Raises:
         ExportFailed: They differ by more than 1e-4, or the graph does not run.
     """
-    session = session_of(graph)
-    for batch in batches:
-        found = np.asarray(session.run(["scores"], batch)[0])
+    for batch, found in zip(batches, _scores(graph, batches), strict=True):
         wanted = run(ranker, batch)
         sizes = {name: array.shape for name, array in batch.items()}
         if found.shape != wanted.shape or not np.isfinite(found).all():
@@ -185,6 +156,14 @@ def check(graph: bytes, ranker: Ranker, batches: list[Inputs]) -> None:
             raise ExportFailed(
                 f"graph and model must agree within {TOLERANCE}, got {apart} at {sizes}"
             )
+
+
+def _scores(graph: bytes, batches: list[Inputs]) -> list[Array]:
+    try:
+        session = session_of(graph)
+        return [np.asarray(session.run(["scores"], batch)[0]) for batch in batches]
+    except Exception as error:  # ONNX Runtime's own derive from Exception alone
+        raise ExportFailed(f"graph must run: {' '.join(str(error).split())}") from error
 
 
 def run(ranker: Ranker, batch: Inputs) -> Array:

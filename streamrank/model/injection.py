@@ -1,74 +1,56 @@
 """New weights into a graph that is there: an export costs seconds, this milliseconds.
 
-The exporter renames weights, transposes them, folds them and stores equal ones once.  So the
-structure is exported once with numbers that are all different, and every number of the graph
-tells by its value which number of which weight it is.  What the learner never changes, such as
-the edges of the bins, stays in the graph as it is.
+`export.to_onnx` leaves every weight in the graph under its name in PyTorch and as it stands there,
+so that the structure is exported once and takes any weights.  It travels with a version, and a
+learner that goes on from that needs no exporter at all.
 
-A graph that is more than its weights in another order (a product of two that was folded) is
-found out, because it does not score as PyTorch does: `Graph.of` refuses it.
+What the learner never changes, such as the edges of the bins, stays in the structure.  A graph
+that is more than its weights by name (one was folded, renamed or turned) is found out, because it
+does not score as PyTorch does: it is refused when it is made and when it is read again.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from streamrank.errors import StreamRankError
 from streamrank.features.inputs import Array
 from streamrank.model import export
 from streamrank.model.ranker import Buckets, Ranker
 
+SHAPES = ((2, 3, 7), (1, 0, 1))
+"""Lists, steps and candidates at which graph and model are compared."""
+FIXED = "streamrank.fixed."
+"""Before the name of what must be as in the graph, among the graph's properties: its SHA-256."""
+
 
 class NotInjectable(StreamRankError):
-    """The graph does not hold the weights as they are, or these are of another structure."""
-
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """An initialiser that is one weight, as it stands or transposed."""
-
-    weight: str
-    transposed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Numbers:
-    """An initialiser whose numbers come from many weights, or from one in another order.
-
-    Attributes:
-        places: For each number its place among all small weights, laid end to end; -1 for a
-            constant, which stays.
-    """
-
-    places: Array
+    """The graph does not take the weights as they are, or these are of another structure."""
 
 
 @dataclass
 class Graph:
-    """A graph, and where in it each weight is.
+    """A graph that takes weights by their names.
 
     Attributes:
         model: The graph, with any weights.
-        sources: What each initialiser is made of, by its place in the graph.
-        fixed: What never changes, by name, as it is in the graph.
-        small: Names of the weights that `Numbers` counts through.
+        changing: Names of what it takes; some of it may be of no use to the graph.
     """
 
     model: onnx.ModelProto
-    sources: Mapping[int, Whole | Numbers]
-    fixed: Mapping[str, Array]
-    small: tuple[str, ...]
+    changing: frozenset[str]
 
     @classmethod
     def of(cls, ranker: Ranker, exporter: Callable[[Ranker], bytes] = export.to_onnx) -> Graph:
-        """Export the structure of a Ranker, and find its weights in it.
+        """Export the structure of a Ranker.
 
         Args:
             ranker: A Ranker in evaluation mode, with any weights.
@@ -77,19 +59,38 @@ class Graph:
         Raises:
             NotInjectable: The graph with its weights does not score as PyTorch does.
         """
-        marked = _marked(ranker)
-        model = onnx.load_from_string(exporter(marked))
-        state = _arrays(marked)
         changing = _changing(ranker)
-        small = tuple(name for name in state if name in changing - _tables(ranker))
-        graph = cls(
-            model=model,
-            sources=_sources(model, {name: state[name] for name in changing}, small),
-            fixed={name: array for name, array in state.items() if name not in changing},
-            small=small,
-        )
+        model = onnx.load_from_string(exporter(_distinct(ranker)))
+        for name, array in _arrays(ranker).items():
+            if name not in changing:
+                model.metadata_props.add(key=FIXED + name, value=_digest(array))
+        graph = cls(model, frozenset(changing))
         graph.verify(ranker)
         return graph
+
+    @classmethod
+    def decode(cls, encoded: bytes, ranker: Ranker) -> Graph:
+        """Read what `encode` wrote, for weights like those of a Ranker.
+
+        Raises:
+            NotInjectable: It is no graph, or does not score as the Ranker does.
+        """
+        try:
+            model = onnx.load_from_string(encoded)
+        except DecodeError as error:
+            raise NotInjectable(f"structure must be an ONNX model: {error}") from None
+        graph = cls(model, frozenset(_changing(ranker)))
+        graph.verify(ranker)
+        return graph
+
+    def encode(self) -> bytes:
+        """Return the graph without the weights that it takes."""
+        bare = copy.deepcopy(self.model)
+        for tensor in bare.graph.initializer:
+            if tensor.name in self.changing:
+                tensor.ClearField("raw_data")
+        encoded: bytes = bare.SerializeToString()
+        return encoded
 
     def with_weights(self, weights: Mapping[str, Array]) -> bytes:
         """Return the graph with other weights.
@@ -98,15 +99,20 @@ class Graph:
             weights: All that `Ranker.state_dict` names.
 
         Raises:
-            NotInjectable: What the graph holds as constants is another here.
+            NotInjectable: What the graph holds as constants is another here, or a weight has
+                another shape.
         """
-        for name, array in self.fixed.items():
-            if not np.array_equal(array, weights[name]):
+        for prop in self.model.metadata_props:
+            name = prop.key.removeprefix(FIXED)
+            if name != prop.key and (name not in weights or _digest(weights[name]) != prop.value):
                 raise NotInjectable(f"{name} must be as in the graph, got other values")
-        flat = _flat(weights, self.small)
-        for place, source in self.sources.items():
-            tensor = self.model.graph.initializer[place]
-            tensor.raw_data = _filled(tensor, source, weights, flat).tobytes()
+        for tensor in self.model.graph.initializer:
+            if tensor.name in self.changing:
+                array = weights[tensor.name]
+                if array.shape != tuple(tensor.dims):
+                    rule = f"{tensor.name} must have the graph's shape {tuple(tensor.dims)}"
+                    raise NotInjectable(f"{rule}, got {array.shape}")
+                tensor.raw_data = np.ascontiguousarray(array, np.float32).tobytes()
         filled: bytes = self.model.SerializeToString()
         return filled
 
@@ -117,99 +123,34 @@ class Graph:
             NotInjectable: They do not score alike.
         """
         batches = [export.random_inputs(ranker.config, *shape) for shape in SHAPES]
+        graph = self.with_weights(_arrays(ranker))
         try:
-            export.check(self.with_weights(_arrays(ranker)), ranker, batches)
+            export.check(graph, ranker, batches)
         except export.ExportFailed as error:
-            raise NotInjectable(f"graph must hold the weights as they are: {error}") from None
+            raise NotInjectable(f"graph must take the weights as they are: {error}") from None
 
 
-SHAPES = ((2, 3, 7), (1, 0, 1))
-"""Lists, steps and candidates at which graph and model are compared."""
-
-
-def _marked(ranker: Ranker) -> Ranker:
-    """Return a copy whose small weights hold each number once, and its tables any."""
-    marked = copy.deepcopy(ranker).eval()
-    changing, tables = _changing(ranker), _tables(ranker)
+def _distinct(ranker: Ranker) -> Ranker:
+    """Return a copy whose weights are all different: an exporter stores equal ones once."""
+    distinct = copy.deepcopy(ranker).eval()
     random = np.random.default_rng(0)
-    state = marked.state_dict()
-    total = sum(state[name].numel() for name in changing - tables)
-    # So large that no constant of a graph is among them; in an order that hides no transpose.
-    ladder = ((1 + np.arange(total) / max(1, total)) * 2.0**40).astype(np.float32)
-    numbers = random.permutation(ladder)
-    for name in (name for name in state if name in changing):
-        shape, count = tuple(state[name].shape), state[name].numel()
-        if name in tables:
-            found = random.random(shape, np.float32)
-        else:
-            found, numbers = numbers[:count].reshape(shape), numbers[count:]
-        state[name].copy_(torch.from_numpy(found))
-    return marked
+    changing = _changing(ranker)
+    for name, weight in distinct.state_dict().items():
+        if name in changing:
+            weight.copy_(torch.from_numpy(random.random(tuple(weight.shape), np.float32)))
+    return distinct
 
 
 def _changing(ranker: Ranker) -> set[str]:
     """Return what learning changes: the weights, and how far the vectors of ids are trusted."""
+    trusted = {id(part.trust) for part in ranker.modules() if isinstance(part, Buckets)}
+    state = ranker.state_dict(keep_vars=True)
     weights = {name for name, _ in ranker.named_parameters()}
-    return weights | _tables(ranker)
+    return weights | {name for name, tensor in state.items() if id(tensor) in trusted}
 
 
-def _tables(ranker: Ranker) -> set[str]:
-    """Return the names of what is large: the vectors of ids and words, and their trust."""
-    kept = {id(part.table.weight) for part in ranker.modules() if isinstance(part, Buckets)}
-    kept |= {id(part.trust) for part in ranker.modules() if isinstance(part, Buckets)}
-    return {
-        name for name, tensor in ranker.state_dict(keep_vars=True).items() if id(tensor) in kept
-    }
-
-
-def _sources(
-    model: onnx.ModelProto, weights: Mapping[str, Array], small: tuple[str, ...]
-) -> dict[int, Whole | Numbers]:
-    by_content = {array.tobytes() + str(array.shape).encode(): n for n, array in weights.items()}
-    flat = _flat(weights, small)
-    order = np.argsort(flat)
-    found: dict[int, Whole | Numbers] = {}
-    for place, tensor in enumerate(model.graph.initializer):
-        if tensor.data_type != onnx.TensorProto.FLOAT:
-            continue
-        array = numpy_helper.to_array(tensor)
-        source = _whole(array, by_content) or _numbers(array, flat, order)
-        if source is not None:
-            found[place] = source
-    return found
-
-
-def _whole(array: Array, by_content: Mapping[bytes, str]) -> Whole | None:
-    for transposed in (False, True):
-        turned = np.ascontiguousarray(array.T if transposed else array)
-        name = by_content.get(turned.tobytes() + str(turned.shape).encode())
-        if name is not None:
-            return Whole(name, transposed)
-    return None
-
-
-def _numbers(array: Array, flat: Array, order: Array) -> Numbers | None:
-    if not array.size or not len(flat):
-        return None
-    place = np.searchsorted(flat, array.ravel(), sorter=order).clip(max=len(flat) - 1)
-    found = order[place]
-    places = np.where(flat[found] == array.ravel(), found, -1)
-    return Numbers(places.astype(np.int32)) if (places >= 0).any() else None
-
-
-def _filled(
-    tensor: onnx.TensorProto, source: Whole | Numbers, weights: Mapping[str, Array], flat: Array
-) -> Array:
-    if isinstance(source, Whole):
-        array = weights[source.weight]
-        return np.ascontiguousarray(array.T if source.transposed else array)
-    kept = numpy_helper.to_array(tensor).ravel()
-    return np.asarray(np.where(source.places >= 0, flat[source.places], kept))
-
-
-def _flat(weights: Mapping[str, Array], names: tuple[str, ...]) -> Array:
-    parts = [weights[name].ravel() for name in names]
-    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+def _digest(array: Array) -> str:
+    return hashlib.sha256(f"{array.dtype} {array.shape} ".encode() + array.tobytes()).hexdigest()
 
 
 def _arrays(ranker: Ranker) -> dict[str, Array]:

@@ -34,9 +34,10 @@ from streamrank.features.schema import Schema
 from streamrank.learning.examples import Example, decode_example
 from streamrank.learning.negatives import shortened
 from streamrank.learning.reservoir import Reservoir
-from streamrank.model import course, export, losses, training
+from streamrank.model import artifact, course, export, losses, training
+from streamrank.model.artifact import Exported
 from streamrank.model.course import ITEMS, WORDS, Recipe, implied
-from streamrank.model.export import Exported, ExportFailed
+from streamrank.model.export import ExportFailed
 from streamrank.model.injection import Graph, NotInjectable
 from streamrank.model.ranker import FAMILIAR, Bins, Buckets, Ranker, Size, configure
 from streamrank.model.training import Trained
@@ -318,23 +319,24 @@ class Learner:
             ExportFailed: The probe's scores are not finite, or a new graph does not do what the
                 model does.
         """
-        graph = self._injected()
-        if graph is None:
+        injected = self._injected()
+        if injected is None:
             examples = tuple(self._newest)
-            return export.export(Trained(self.mean, self.schema, self.size, {}, 0, examples))
+            return artifact.exported(Trained(self.mean, self.schema, self.size, {}, 0, examples))
         probe = self._probe()
         expected = export.run(self.mean, probe)
         if not np.isfinite(expected).all():
             raise ExportFailed("scores must be finite, got NaN or infinity")
-        return Exported(graph, self.weights(), self.mean.config.heads, probe, expected)
+        graph, structure = injected
+        return Exported(graph, self.weights(), self.mean.config.heads, probe, expected, structure)
 
     def _probe(self) -> inputs.Inputs:
         if not self._newest:
             return export.random_inputs(self.mean.config, 2, 3, 5)
         return inputs.stack([example.inputs for example in self._newest])
 
-    def _injected(self) -> bytes | None:
-        """Return the graph with the mean weights, `None` where it cannot take them."""
+    def _injected(self) -> tuple[bytes, bytes] | None:
+        """Return the graph with the mean weights and without, `None` where it cannot take them."""
         for _ in range(2):
             try:
                 if self.graph is None and self._injectable:
@@ -344,7 +346,7 @@ class Learner:
             if self.graph is None:
                 return None
             try:
-                return self.graph.with_weights(self.weights())
+                return self.graph.with_weights(self.weights()), self.graph.encode()
             except NotInjectable:  # it went back to a version with other bins
                 self.graph = None
         return None

@@ -78,7 +78,7 @@ def publish(known: Any) -> bytes:
     from streamrank import deployment
     from streamrank.edges import registry
     from streamrank.model import export
-    from streamrank.model.export import Exported
+    from streamrank.model.artifact import Exported
     from streamrank.model.ranker import Ranker, configure, fit_bins
 
     config = configure(known.feature_schema(), "small")

@@ -48,7 +48,7 @@ from streamrank.edges.announcements import Announcer
 from streamrank.edges.registry import Manifest
 from streamrank.events import Candidate, Request, decode_ranking
 from streamrank.model import export
-from streamrank.model.export import Exported
+from streamrank.model.artifact import Exported
 from streamrank.model.injection import Graph
 from streamrank.model.ranker import Ranker, configure, fit_bins
 from streamrank.settings import Secrets, Settings
@@ -103,6 +103,7 @@ def publish(known: Settings) -> list[Manifest]:
             config.heads,
             probe,
             export.run(ranker, probe),
+            graph.encode(),
         )
         parent = published[-1].version if published else None
         published.append(

@@ -106,6 +106,19 @@ def test_a_version_says_which_lists_it_knows_where_a_learner_made_it(root: Root)
         registry.learned(root, "ranker", by_a_learner.version)
 
 
+def test_a_version_may_hold_its_structure_for_a_learner(root: Root) -> None:
+    assert registry.structure(root, "ranker", publish(root).version) is None
+    held = publish(root, a_model().but(structure=b"no weights")).version
+    assert registry.structure(root, "ranker", held) == b"no weights"
+    assert load(root, held).version == held
+    shelf = folders(root, "ranker")
+    damaged = {registry_manifest.STRUCTURE: b"NO weights", MARK: shelf.read(held, MARK)}
+    shelf.remove(held)
+    shelf.put(held, damaged)
+    with pytest.raises(VersionRefused, match=r"structure\.onnx: must be 10 bytes of sha256"):
+        registry.structure(root, "ranker", held)
+
+
 def test_a_registry_that_is_not_there_has_no_versions(root: Root) -> None:
     assert registry.latest(root, "ranker") is None
     assert registry.versions(root, "ranker") == []

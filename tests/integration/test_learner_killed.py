@@ -26,7 +26,7 @@ from streamrank.edges.checkpoints import Checkpoints
 from streamrank.edges.journal import Journal
 from streamrank.features.inputs import digest
 from streamrank.learning.examples import Example, decode_example
-from streamrank.model import course, export
+from streamrank.model import artifact, course
 from streamrank.model.ranker import configure
 from streamrank.model.training import Trained
 from streamrank.settings import Secrets, Settings
@@ -83,7 +83,7 @@ def publish_first(known: Settings) -> None:
     torch.manual_seed(0)
     some = [example(schema, query({"a": {}, "b": {}, "c": {}}, name=f"x{n}"), "a") for n in "123"]
     ranker = course.fresh(configure(schema), some).eval()
-    exported = export.export(Trained(ranker, schema, "small", {}, 0, tuple(some)))
+    exported = artifact.exported(Trained(ranker, schema, "small", {}, 0, tuple(some)))
     registry.publish(
         known.registry.path,
         known.model.name,

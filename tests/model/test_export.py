@@ -10,8 +10,10 @@ from onnx import numpy_helper
 from streamrank.features import inputs
 from streamrank.features.schema import Schema
 from streamrank.features.state import UserState
-from streamrank.model import export, training
-from streamrank.model.export import Exported, ExportFailed
+from streamrank.model import artifact, export, training
+from streamrank.model.artifact import Exported
+from streamrank.model.export import ExportFailed
+from streamrank.model.injection import Graph
 from streamrank.model.training import Recipe, Trained
 from tests.lists import NOW, example, query, step
 
@@ -33,7 +35,7 @@ def trained() -> Trained:
 def exported(trained: Trained) -> Exported:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return export.export(trained)
+        return artifact.exported(trained)
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +124,14 @@ def test_a_graph_that_differs_is_never_handed_out(trained: Trained, exported: Ex
     torch.nn.init.normal_(other.dense.bias, std=9.0)
     with pytest.raises(ExportFailed, match="must agree within"):
         export.check(exported.onnx, other, [exported.probe])
+
+
+def test_what_is_no_graph_is_never_handed_out(trained: Trained, exported: Exported) -> None:
+    with pytest.raises(ExportFailed, match="graph must run"):
+        export.check(exported.onnx[:-9], trained.ranker, [exported.probe])
+
+
+def test_its_structure_takes_its_weights(trained: Trained, exported: Exported) -> None:
+    assert exported.structure is not None
+    graph = Graph.decode(exported.structure, trained.ranker)
+    assert export.folded(graph.with_weights(exported.weights)) == exported.onnx
