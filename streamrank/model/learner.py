@@ -305,8 +305,8 @@ class Learner:
         return training.scored(self.mean, examples)
 
     def weights(self) -> dict[str, Array]:
-        """Return the mean weights by their names in PyTorch."""
-        return _arrays(self.mean)
+        """Return the mean weights of now by their names in PyTorch; later updates change others."""
+        return {name: array.copy() for name, array in _arrays(self.mean).items()}
 
     def exported(self) -> Exported:
         """Return a version to prove: its weights in a graph that is there, and not folded yet.
@@ -346,7 +346,7 @@ class Learner:
             if self.graph is None:
                 return None
             try:
-                return self.graph.with_weights(self.weights()), self.graph.encode()
+                return self.graph.with_weights(_arrays(self.mean)), self.graph.encode()
             except NotInjectable:  # it went back to a version with other bins
                 self.graph = None
         return None
@@ -356,7 +356,7 @@ class Learner:
     def state(self) -> dict[str, Array]:
         """Return all that it takes to go on exactly, as arrays."""
         arrays = {f"weights.{n}": array.copy() for n, array in _arrays(self._ranker).items()}
-        arrays |= {f"mean.{name}": array.copy() for name, array in self.weights().items()}
+        arrays |= {f"mean.{name}": array for name, array in self.weights().items()}
         for name, weight in self._ranker.named_parameters():
             for key, moment in self._optimizer.state.get(weight, {}).items():
                 arrays[f"{key}.{name}"] = moment.numpy().copy()

@@ -134,4 +134,4 @@ def test_what_is_no_graph_is_never_handed_out(trained: Trained, exported: Export
 def test_its_structure_takes_its_weights(trained: Trained, exported: Exported) -> None:
     assert exported.structure is not None
     graph = Graph.decode(exported.structure, trained.ranker)
-    assert export.folded(graph.with_weights(exported.weights)) == exported.onnx
+    export.check(graph.with_weights(exported.weights), trained.ranker, [exported.probe])

@@ -279,6 +279,15 @@ def test_what_is_handed_out_scores_as_the_learner_does_update_after_update() -> 
         assert all(np.isfinite(array).all() for array in exported.weights.values())
 
 
+def test_what_was_handed_out_stays_as_it_is_while_the_learner_learns_on() -> None:
+    learner = a_learner()
+    handed_out = learner.weights()
+    before = {name: array.copy() for name, array in handed_out.items()}
+    learner.update(lists(20, seed=1))
+    assert all(np.array_equal(before[name], array) for name, array in handed_out.items())
+    assert any(not np.array_equal(before[n], now) for n, now in learner.weights().items())
+
+
 def test_a_ranker_is_rebuilt_from_its_weights_bins_and_all() -> None:
     weights = start()
     learner = a_learner()
