@@ -22,6 +22,9 @@ _ALWAYS = np.iinfo(np.int64).max
 """The stamp of what is not there: it does not grow old."""
 _LOOKS = 64
 """Looks for what grows old, in the time that a row lasts."""
+_WORTH_IT = 64
+"""Rows that are asked for together, where there is time to wait for as many: a question costs as
+much as some dozens of them."""
 
 
 class Lasting(Protocol):
@@ -50,9 +53,10 @@ class CachedItems:
     An item has a place, which is written anew once its rows may have changed.  When all places
     are taken they are given out anew from the first on: the rows are remembered elsewhere.
 
-    Rows that were asked for since they were read are read again ahead of time, a few at a time
-    in the second half of their life: else all that was first asked for together, as at the start,
-    would be too old at the same moment, and lists would wait while it is read.
+    Rows that were asked for since they were read are read again ahead of time, some dozens at a
+    time: in the last quarter of their life, or from half of it on where they are many.  Else all
+    that was first asked for together, as at the start, would be too old at the same moment, and
+    lists would wait while it is read.
 
     Args:
         schema: Which fields, interaction types and horizons exist.
@@ -141,7 +145,7 @@ class CachedItems:
         self._asked[old], self._look = asked, look
 
     def _renew_ahead(self, now: float) -> None:
-        """Read some of what grows old: so many that none of it is too old before its turn."""
+        """Read some of what grows old: enough at once, and none of it too old before its turn."""
         age = self._store.max_age
         self._look = now + age / _LOOKS
         until = self._until
@@ -150,7 +154,10 @@ class CachedItems:
             return
         left = until[due] - now
         turns = max(1, int(_LOOKS * left.min() / age))
-        some = due[np.argsort(left)[: -(-len(due) // turns)]]
+        pace = -(-len(due) // turns)
+        if pace < _WORTH_IT and left.min() > age / 4:
+            return
+        some = due[np.argsort(left)[: max(_WORTH_IT, pace)]]
         self._write(some, [self._names[place] for place in some.tolist()], anew=True)
 
     def _write(self, places: Array, keys: Sequence[str], *, anew: bool = False) -> None:
