@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from streamrank import reading, replay
+from streamrank import reading, replay, settings
 from streamrank.edges.log import records
 from streamrank.edges.onnxruntime import AsShown
 from streamrank.features import dense
 from streamrank.features.schema import Schema
+from streamrank.settings import Settings
 from tests.lists import example, query
 
 pytest.importorskip("lightgbm", reason="the peers need the dependency group `benchmarks`")
@@ -48,10 +49,11 @@ def test_about_thirty_of_the_dense_features_are_simple() -> None:
 def test_without_a_group_its_columns_are_zero_and_no_others(name: str, prefix: str) -> None:
     from tests.benchmarks.lists_ablation import ablations
 
-    schema = Schema(item={"price": "number"})
+    known = settings.changed(Settings(), {"fields": {"item": {"price": "number"}}})
+    schema = known.feature_schema()
     given = example(schema, query(["a", "b"]), "a").inputs
     given["candidate_numbers"] = np.ones_like(given["candidate_numbers"])
-    changed = ablations(schema)[f"without {name} features"](given)["candidate_numbers"]
+    changed = ablations(known)[f"without {name} features"](given)["candidate_numbers"]
     names = [feature.name for feature in dense.features(schema)]
     assert changed.tolist() == [[float(not n.startswith(prefix)) for n in names]] * 2
     assert given["candidate_numbers"].all()

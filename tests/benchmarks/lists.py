@@ -1,6 +1,6 @@
 """StreamRank beside its peers on shown lists, in one run: the same lists, the same features.
 
-    python tests/benchmarks/lists.py --events EVENTS --report lists.json [--ablate]
+    python tests/benchmarks/lists.py --events EVENTS --report lists.json [--ablate [NAME …]]
 
 The log goes through both flows once, as `streamrank replay` does it: the first lists are learned
 from, each later one is scored before its own feedback.  What StreamRank saw of every list is
@@ -11,7 +11,8 @@ feedback that had come by then; `..._frozen` is its first fit, on what StreamRan
 
 `seconds` is what learning took and scoring the measured lists, without the features, which all
 share.  `ahead` is StreamRank's mean lead over a peer on the same lists, with its 95 % bootstrap
-interval, drawn by user.  `--ablate` trains StreamRank again without some of what it sees.
+interval, drawn by user.  `--ablate` trains StreamRank again without some of what it sees, and with
+pre-training, or without that where the settings have it: all of it, or what is named.
 """
 
 from __future__ import annotations
@@ -178,6 +179,9 @@ def show(systems: Mapping[str, Mapping[str, Any]], title: str, console: Console)
 def measure(asked: argparse.Namespace, console: Console) -> None:
     """Replay, fit the peers, print and report."""
     known = reading.settings_for(asked.settings, asked.events, console)
+    for name in asked.ablate or ():
+        if name not in (names := ablations(known)):
+            raise SystemExit(f"--ablate must name some of {', '.join(names)}, got {name!r}")
     with tempfile.TemporaryDirectory() as registry:
         known = settings_module.changed(known, {"registry": {"path": registry}})
         with reading.records_of(asked.events, "looking", console) as records:
@@ -198,7 +202,8 @@ def measure(asked: argparse.Namespace, console: Console) -> None:
         for name in scores[0]
         if name != OURS
     }
-    outcomes = {OURS: ours} | peers(parts, schema, lambda line: reading.say(console, line)) | simple
+    fitted = {} if asked.no_peers else peers(parts, schema, lambda line: reading.say(console, line))
+    outcomes = {OURS: ours} | fitted | simple
     report: dict[str, Any] = compare(outcomes, lists)
     show(report, f"{len(lists)} measured lists", console)
     report |= {
@@ -211,8 +216,9 @@ def measure(asked: argparse.Namespace, console: Console) -> None:
         "lightgbm": lightgbm.__version__,
     }
     write(asked.report, report)
-    if asked.ablate:
-        write(asked.report, report | {"ablation": _ablation(ours, parts, known, console)})
+    if asked.ablate is not None:
+        without = _ablation(ours, parts, known, asked.ablate, console)
+        write(asked.report, report | {"ablation": without})
 
 
 def write(path: Path, report: Mapping[str, Any]) -> None:
@@ -223,16 +229,22 @@ def write(path: Path, report: Mapping[str, Any]) -> None:
 
 
 def _ablation(
-    whole: Outcome, parts: Sequence[Part], known: Settings, console: Console
+    whole: Outcome,
+    parts: Sequence[Part],
+    known: Settings,
+    wanted: Sequence[str],
+    console: Console,
 ) -> dict[str, dict[str, Any]]:
-    """Train without each part of what the model sees; print the table."""
+    """Train without each part of it, or without those that are wanted; print the table."""
     lists = [one for part in parts for one in part.lists]
     outcomes = {OURS: whole}
-    for name, change in ablations(known.feature_schema()).items():
+    for name, change in ablations(known).items():
+        if wanted and name not in wanted:
+            continue
         outcomes[name] = ablated(name, change, parts, known, known.model.seed)
         reading.say(console, f"{name}: {outcomes[name].seconds:.0f} s")
     compared = compare(outcomes, lists)
-    show(compared, "trained again without", console)
+    show(compared, "trained again", console)
     return {name: system for name, system in compared.items() if name != OURS}
 
 
@@ -246,7 +258,13 @@ def main() -> None:
     parser.add_argument("--settings", type=Path, help="settings file; else as streamrank replay")
     parser.add_argument("--learn-until", type=float, default=0.7, metavar="SHARE")
     parser.add_argument("--refits", type=int, default=10, help="how often peers are fitted")
-    parser.add_argument("--ablate", action="store_true", help="also train without parts of it")
+    parser.add_argument("--no-peers", action="store_true", help="simple orders alone beside it")
+    parser.add_argument(
+        "--ablate",
+        nargs="*",
+        metavar="NAME",
+        help='also train without parts of it, all or those named, such as "with pre-training"',
+    )
     asked = parser.parse_args()
     measure(asked, Console())
 

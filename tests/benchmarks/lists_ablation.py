@@ -1,4 +1,4 @@
-"""The ablation of `lists.py`: StreamRank trained again without some of what it sees."""
+"""The ablation of `lists.py`: StreamRank trained again without a part of it, or with one more."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import torch
 
 from streamrank.features import dense
 from streamrank.features.inputs import Inputs
-from streamrank.features.schema import Schema
 from streamrank.model import training
 from streamrank.model.ranker import Attention
 from streamrank.settings import Settings
@@ -22,15 +21,18 @@ from tests.benchmarks.lists_peers import Outcome, Part
 
 Change = Callable[[Inputs], Inputs]
 WITHOUT_ATTENTION = "without candidates' attention"
+WITHOUT_PRETRAINING, WITH_PRETRAINING = "without pre-training", "with pre-training"
 
 
-def ablations(schema: Schema) -> dict[str, Change]:
+def ablations(known: Settings) -> dict[str, Change]:
     """Return, by name, how a list's inputs are changed before the model sees them."""
+    schema, pretrained = known.feature_schema(), known.model.start == "pretrained"
     groups = {group.name: len(group.features(schema)) for group in dense.GROUPS}
     ends = dict(zip(groups, np.cumsum(list(groups.values())).tolist(), strict=True))
     spans = {name: slice(ends[name] - size, ends[name]) for name, size in groups.items()}
     content = _without(spans["number"])
     return {
+        WITHOUT_PRETRAINING if pretrained else WITH_PRETRAINING: lambda given: given,
         "without history": _no_history,
         WITHOUT_ATTENTION: lambda given: given,
         **{f"without {name} features": _without(span) for name, span in spans.items()},
@@ -71,12 +73,15 @@ def ablated(
         [replace(one, inputs=change(one.inputs)) for one in lists]
         for lists in (parts[0].before, [one for part in parts for one in part.lists])
     ]
+    pretrain = name == WITH_PRETRAINING or (
+        model.start == "pretrained" and name != WITHOUT_PRETRAINING
+    )
     with _attention(name != WITHOUT_ATTENTION):
         trained = training.train(
             changed[0],
             known.feature_schema(),
             size=model.size,
-            epochs=model.epochs,
+            recipe=training.Recipe(epochs=model.epochs, pretrain=pretrain),
             seed=seed,
         )
         scores = [heads[:, 0] for heads in training.scored(trained.ranker, changed[1])]
