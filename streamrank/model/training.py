@@ -1,9 +1,9 @@
 """From examples to a trained Ranker: order and probability, in time order, the same twice on a CPU.
 
-The last part in time validates, cut into two slices, because one slice alone orders designs by
-chance.  The epoch that is best on both decides how long to learn; then all examples are learned
-from for as long, so that the newest ones are not lost.  What the probabilities of the lists held
-out were off by is put right in the end.
+The last part in time validates, and decides how long to learn: to the last epoch that is not
+clearly worse than the best.  Then all examples are learned from for as long, so that the newest
+ones are not lost.  What the probabilities of the lists held out were off by is put right in the
+end.
 """
 
 from __future__ import annotations

@@ -53,8 +53,12 @@ def enough(curve: Sequence[Array]) -> int:
         curve: After each epoch, how well each list was ranked.
 
     Returns:
-        Epochs, from 1: the last one whose mean is in each of two slices in time within one
-        standard error of the difference to the best epoch.
+        Epochs, from 1: the last one whose mean is within one standard error of the difference to
+        the best epoch, over all lists: of two halves one is behind by as much too often by chance.
+
+    References:
+        Breiman, Friedman, Olshen, Stone, "Classification and regression trees", 1984, section
+        3.4.3: the one-standard-error rule.
 
     Examples:
         >>> enough([np.array([0.2, 0.4, 0.1, 0.3]), np.array([0.1, 0.5, 0.1, 0.3])])
@@ -64,8 +68,8 @@ def enough(curve: Sequence[Array]) -> int:
     """
     best = max(curve, key=lambda lists: float(lists.mean()))
     for epochs in range(len(curve), 1, -1):
-        slices = [part for part in np.array_split(best - curve[epochs - 1], SLICES) if len(part)]
-        if all(part.mean() <= part.std() / len(part) ** 0.5 for part in slices):
+        behind = best - curve[epochs - 1]
+        if behind.mean() <= behind.std() / len(behind) ** 0.5:
             return epochs
     return 1
 
