@@ -191,7 +191,7 @@ def test_where_the_newest_lists_cannot_tell_training_goes_on_to_the_end() -> Non
 
 
 def test_half_of_the_lists_alone_does_not_end_training() -> None:
-    """The first half loses .01, two standard errors of its own and more; the other gains as much."""
+    """The first half loses .01, over two standard errors of its own; the other gains as much."""
     lists, lost = np.full(100, 0.5), np.repeat([0.01, -0.01], 50)
     spread = np.tile([0.03, -0.03], 50)
     assert training.enough([lists + 1e-6, lists - lost + spread]) == 2
