@@ -74,7 +74,7 @@ class Configuration:
     attention: int = 4
     hidden: int = 64
     buckets: int = 1 << 14
-    bins: int = 8
+    bins: int = 12
     dropout: float = 0.2
     feature_dropout: float = 0.1
     item_dropout: float = 0.3
