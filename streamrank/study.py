@@ -104,13 +104,13 @@ def graph_of(known: Settings, version: str) -> Graph | None:
     """
     root, name = known.registry.path, known.model.name
     weights = registry.weights(root, name, version)
-    structure = registry.structure(root, name, version)
     ranker = ranker_of(weights, known.feature_schema(), known.model.size).eval()
-    if structure is not None:
-        try:
+    try:
+        structure = registry.structure(root, name, version)
+        if structure is not None:
             return Graph.decode(structure, ranker)
-        except NotInjectable as error:
-            log.warning("version %s: its graph is exported anew: %s", version, error)
+    except (NotInjectable, registry.VersionRefused) as error:
+        log.warning("version %s: its graph is exported anew: %s", version, error)
     try:
         return Graph.of(ranker)
     except NotInjectable:

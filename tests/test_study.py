@@ -131,14 +131,24 @@ def test_the_structure_that_a_version_holds_takes_its_weights(known: Settings) -
     export.check(graph.with_weights(exported.weights), ranker(known), [exported.probe])
 
 
-def test_a_structure_that_is_no_longer_right_is_made_anew(
-    known: Settings, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("published", "lies", "why"),
+    [
+        (b"of another model", b"of another model", "structure must be an ONNX model"),
+        (b"as it was", b"damaged", "structure.onnx: must be 9 bytes"),
+    ],
+)
+def test_a_structure_that_is_not_right_is_made_anew(
+    known: Settings, caplog: pytest.LogCaptureFixture, published: bytes, lies: bytes, why: str
 ) -> None:
-    schema = known.feature_schema()
-    exported, _ = first(schema.encode())
-    version = publish_first(known, but={"structure": b"of another model"})
+    exported, _ = first(known.feature_schema().encode())
+    version = publish_first(known, but={"structure": published})
+    root = known.registry.path
+    assert isinstance(root, Path)
+    (root / known.model.name / version / "structure.onnx").write_bytes(lies)
     graph = graph_of(known, version)
-    assert f"version {version}: its graph is exported anew: structure must be" in caplog.text
+    assert f"version {version}: its graph is exported anew:" in caplog.text
+    assert why in caplog.text
     assert graph is not None
     export.check(graph.with_weights(exported.weights), ranker(known), [exported.probe])
 

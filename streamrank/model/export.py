@@ -42,8 +42,6 @@ def to_onnx(ranker: Ranker) -> bytes:
 
     It holds each weight as the Ranker does, for `injection`; `folded` is what is published.
     """
-    import torch.onnx  # with the exporter itself it takes ten seconds, which who learns on saves
-
     example = {n: torch.from_numpy(a) for n, a in random_inputs(ranker.config, 2, 3, 5).items()}
     dynamic = {name: _axes(name) for name in example}
     with quiet():
@@ -86,6 +84,7 @@ def _simplify(model: ir.Model, weights: Set[str]) -> None:
     The graph then holds each weight as the Ranker does, and by its name; what follows from
     weights alone, `folded` works out.
     """
+    # Seconds, which whoever has a structure to put weights into is spared.
     from onnx_ir.passes.common import RemoveUnusedNodesPass
     from onnxscript import optimizer
 

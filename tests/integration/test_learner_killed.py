@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -156,7 +157,7 @@ def test_a_learner_killed_at_any_step_learns_from_every_list_once_and_shows_no_h
             further = chance.randint(1, 4) if name == "examples" else 1
             send(project, kill * LISTS)
             until(lambda: flow.poll() is not None or project.runs() > begun, 240, "it runs")  # noqa: B023
-            there = lambda: flow.poll() is not None or came() >= before + further  # noqa: B023, E731
+            there = reached(flow, came, before + further)
             if kill:
                 with suppress(TimeoutError):  # it may have come to rest: a moment, too
                     until(there, 20, name)
@@ -173,6 +174,12 @@ def test_a_learner_killed_at_any_step_learns_from_every_list_once_and_shows_no_h
     assert Counter(steps.learned()) == Counter(project.lists.keys())
     assert [name for name, count in Counter(project.ids()).items() if count > 1] == []
     assert len(assert_versions_are_whole(project.known)) > 1
+
+
+def reached(
+    flow: subprocess.Popen[bytes], came: Callable[[], int], count: int
+) -> Callable[[], bool]:
+    return lambda: flow.poll() is not None or came() >= count
 
 
 def send_until(there: Callable[[], bool], project: Project) -> None:
