@@ -31,7 +31,7 @@ from streamrank.edges.cache import CachedStore
 from streamrank.edges.kafka_lag import Lag
 from streamrank.edges.patience import PatientStore
 from streamrank.edges.registry import Verified
-from streamrank.features import inputs, logged
+from streamrank.features import compiled, inputs, logged
 from streamrank.learning import join
 from streamrank.settings import Secrets, Settings
 from streamrank.steps import Decoder, Plan
@@ -220,6 +220,7 @@ def rank_flow(build: Callable[..., Dataflow]) -> Dataflow:
     metrics.watch("cache", lambda: metrics_watched.cache(store))
     metrics.watch("model", lambda: metrics_watched.model(scorer))
     _observe(known, connection, "rank", topics)
+    compiled.prepare()  # now, and not while a list waits
     _spare()
     return flow
 
@@ -274,6 +275,7 @@ def learn_flow(build: Callable[..., Dataflow]) -> Dataflow:
     report = steps_learning.Report()
     metrics.watch("learning", lambda: metrics_watched.learning(report.counts.figures()))
     _observe(known, connection, "learn", topics)
+    compiled.prepare()  # for what is compared with what was served
     return build(
         _source(known, connection, "learn", *topics),
         kafka.KafkaSink(connection, known.topic("examples"), letters=letters),

@@ -132,7 +132,7 @@ def enrich(plan: Plan, store: FeatureStore, queries: Sequence[Query]) -> list[En
             items=known.part(start, end),
         )
         lists.append((query, rows))
-    built = inputs.build_all(plan.schema, lists)
+    built = [inputs.build(plan.schema, *one) for one in lists]
     return [Enriched(query, one, store.degraded) for query, one in zip(queries, built, strict=True)]
 
 

@@ -1,26 +1,35 @@
 """The dense features: each one's name and meaning beside the code that computes it.
 
 The README's list, the hash of a model's features and the order of the columns come from here.
-All of them are known before the list's own feedback.  Columns are of lists of one length side by
-side, (B, C); a group writes its own into an array of zeros, as most of them are 0 for most
-candidates.
+All of them are known before the list's own feedback.  A group writes its columns of a list's
+candidates, (C, features), into an array of zeros, in one compiled loop; see `features.compiled`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 
-from streamrank.features.columns import Feature, Group, nearness, ranks
+from streamrank.features.columns import Feature, Group, ranks
+from streamrank.features.compiled import (
+    Columns,
+    Flags,
+    Made,
+    Reals,
+    RealTable,
+    compiled,
+)
 from streamrank.features.dense_quantities import QUANTITIES
-from streamrank.features.dense_session import SESSION
+from streamrank.features.dense_session import context_features, context_numbers
 from streamrank.features.dense_touches import OFFSETS, SEEN, TOUCHES
 from streamrank.features.same import Same
 from streamrank.features.schema import Schema
-from streamrank.features.view import Array
-from streamrank.features.views import Views
+from streamrank.features.view import Array, View
+
+__all__ = ["GROUPS", "candidate_numbers", "context_features", "context_numbers", "features"]
 
 # --- the list ---------------------------------------------------------------------------------
 
@@ -32,9 +41,10 @@ def _list_features(schema: Schema) -> list[Feature]:
     ]
 
 
-def _list(views: Views, out: Array) -> None:
-    out[0] = views.place
-    out[1] = views.place / views.size
+def _list(view: View, out: Array) -> None:
+    place = np.arange(view.size)
+    out[:, 0] = place
+    out[:, 1] = place / view.size
 
 
 # --- what people touch next --------------------------------------------------------------------
@@ -51,18 +61,15 @@ def _next_features(schema: Schema) -> list[Feature]:
     ]
 
 
-def _next(views: Views, out: Array) -> None:
-    if not any(view.followers for view in views.views):
-        out[2] = 1.0
+def _next(view: View, out: Array) -> None:
+    followers = view.followers
+    if not followers:
+        out[:, 2] = 1.0
         return
-    last, near = np.zeros(views.shape), np.zeros(views.shape)
-    for n, view in enumerate(views.views):
-        if view.followers:
-            weights = nearness(np.arange(len(view.followers), dtype=np.float64))
-            last[n] = view.followers[0]
-            near[n] = (np.array(view.followers) * weights[:, None]).max(0)
-    out[0], out[1] = np.log1p(100 * last), np.log1p(100 * near)
-    out[2] = np.where(near > 0, ranks(near) / views.size, 1.0)
+    shares = np.array(followers)
+    near = (shares / np.arange(1.0, 1.0 + len(shares))[:, None]).max(0)
+    out[:, 0], out[:, 1] = np.log1p(100 * shares[0]), np.log1p(100 * near)
+    out[:, 2] = np.where(near > 0, ranks(near[None])[0] / view.size, 1.0)
 
 
 # --- windows of the items ---------------------------------------------------------------------
@@ -93,31 +100,62 @@ def _window_features(schema: Schema) -> list[Feature]:
     ]
 
 
-def _windows(views: Views, out: Array) -> None:
-    label = views.schema.channel(views.schema.label)
-    seen, counts = views.windows
-    horizons = counts.shape[2]
-    known = np.empty((3, horizons, *views.shape))  # interactions, labels, impressions
-    deeds, labels, shown = counts[..., :-1].sum(3), counts[..., label], counts[..., -1]
-    for place, one in enumerate((deeds, labels, shown)):
-        known[place] = one.transpose(2, 0, 1)
-    lifts = _lifts(known)
-    own = out[: 8 * horizons].reshape(horizons, 8, *views.shape)
-    own[:, :3] = np.log1p(known).swapaxes(0, 1)
-    own[:, 3:6] = lifts.swapaxes(0, 1)
-    own[:, 6:] = (ranks(np.array([lifts[0], known[0]])) / views.size).swapaxes(0, 1)
-    last = seen[..., :-1].max(2, initial=0.0)
-    hours = np.maximum(0.0, views.at[:, None] - last) / 3_600_000
-    out[8 * horizons] = np.where(last > 0, nearness(np.log1p(hours)), 0.0)
-    out[8 * horizons + 1] = views.unknown
+def _windows(view: View, out: Array) -> None:
+    schema, known = view.schema, view.items
+    horizons, label = np.array(schema.horizons), schema.channel(schema.label)
+    at = float(view.query.at)
+    counted = _counts(known.windows, horizons, at, label, out)
+    _window_ages(known.windows, known.unknown, len(horizons), at, out[:, 8 * len(horizons) :])
+    place = ranks(counted.reshape(-1, view.size)).reshape(2, len(horizons), -1) / view.size
+    by_horizon = out[:, : 8 * len(horizons)].reshape(view.size, -1, 8)
+    by_horizon[:, :, 6], by_horizon[:, :, 7] = place[0].T, place[1].T
 
 
-def _lifts(known: Array) -> Array:
-    """Return smoothed shares, as log ratios to those of the whole list, (3, horizons, B, C)."""
-    total = known.sum(3, keepdims=True)
-    some, of = [1, 0, 1], [2, 2, 0]  # labels and interactions an impression, labels a deed
-    usual = (total[some] + 1.0) / (total[of] + PRIOR)
-    return np.asarray(np.log((known[some] + PRIOR * usual) / (known[of] + PRIOR) / usual))
+@compiled
+def _counts(packed: RealTable, horizons: Reals, at: float, label: int, out: Columns) -> Made:
+    """Write counts and shares; return the rates and then the deeds, (2 * horizons, C)."""
+    size, many = len(packed), len(horizons)
+    channels = (packed.shape[1] - 1) // (2 + many)  # see `windows.width`
+    known = np.empty((3, size))  # interactions, labels, impressions
+    to_rank = np.empty((2 * many, size))
+    for h in range(many):
+        first = 1 + (2 + h) * channels
+        for c in range(size):
+            age = max(0.0, at - packed[c, 0])
+            weight = 2.0 ** (-age / (1000.0 * horizons[h]))
+            deeds = 0.0
+            for channel in range(channels - 1):
+                deeds += packed[c, first + channel]
+            known[0, c] = deeds * weight
+            known[1, c] = packed[c, first + label] * weight
+            known[2, c] = packed[c, first + channels - 1] * weight
+        total = known.sum(1)
+        for c in range(size):
+            row = out[c]
+            for n in range(3):
+                row[8 * h + n] = math.log1p(known[n, c])
+            # smoothed: labels and interactions an impression, labels an interaction
+            for n, (some, of) in enumerate(((1, 2), (0, 2), (1, 0))):
+                usual = (total[some] + 1.0) / (total[of] + PRIOR)
+                share = (known[some, c] + PRIOR * usual) / (known[of, c] + PRIOR)
+                lift = math.log(share / usual)
+                row[8 * h + 3 + n] = lift
+                if n == 0:
+                    to_rank[h, c] = lift
+            to_rank[many + h, c] = known[0, c]
+    return to_rank
+
+
+@compiled
+def _window_ages(packed: RealTable, unknown: Flags, horizons: int, at: float, out: Columns) -> None:
+    channels = (packed.shape[1] - 1) // (2 + horizons)
+    for c in range(len(packed)):
+        last = 0.0
+        for channel in range(channels - 1):
+            last = max(last, packed[c, 1 + channels + channel])
+        if last > 0:
+            out[c, 0] = 1 / (1 + math.log1p(max(0.0, at - last) / 3_600_000))
+        out[c, 1] = unknown[c]
 
 
 GROUPS = (
@@ -129,7 +167,6 @@ GROUPS = (
     Group("next", _next_features, _next),
     Group("window", _window_features, _windows),
 )
-CONTEXT_GROUPS = (SESSION,)
 
 
 def features(schema: Schema) -> list[Feature]:
@@ -137,37 +174,18 @@ def features(schema: Schema) -> list[Feature]:
     return [feature for group in GROUPS for feature in group.features(schema)]
 
 
-def context_features(schema: Schema) -> list[Feature]:
-    """List the dense features that a list's candidates share, in the order of their columns."""
-    return [feature for group in CONTEXT_GROUPS for feature in group.features(schema)]
-
-
-def candidate_numbers(views: Views) -> Array:
-    """Return the dense features of each candidate, float32 (B, C, F)."""
-    if not views.size:
-        return np.zeros((*views.shape, sum(_sizes(views.schema, GROUPS))), np.float32)
-    found = _computed(GROUPS, views, views.shape)
-    return np.ascontiguousarray(found.transpose(1, 2, 0))
-
-
-def context_numbers(views: Views) -> Array:
-    """Return the dense features of each list, float32 (B, G)."""
-    return np.ascontiguousarray(_computed(CONTEXT_GROUPS, views, views.shape[:1]).T)
-
-
-def _computed(groups: Sequence[Group], views: Views, shape: tuple[int, ...]) -> Array:
-    sizes = _sizes(views.schema, groups)
-    found, first = np.zeros((sum(sizes), *shape), np.float32), 0
-    for group, size in zip(groups, sizes, strict=True):
-        group.compute(views, found[first : first + size])
+def candidate_numbers(view: View) -> Array:
+    """Return the dense features of each candidate, float32 (C, F)."""
+    sizes = _sizes(Same(view.schema))
+    found, first = np.zeros((view.size, sum(sizes)), np.float32), 0
+    if not view.size:
+        return found
+    for group, size in zip(GROUPS, sizes, strict=True):
+        group.compute(view, found[:, first : first + size])
         first += size
     return found
 
 
-def _sizes(schema: Schema, groups: Sequence[Group]) -> tuple[int, ...]:
-    return _sizes_of(Same(schema), tuple(groups))
-
-
 @lru_cache(maxsize=100)
-def _sizes_of(schema: Same[Schema], groups: tuple[Group, ...]) -> tuple[int, ...]:
-    return tuple(len(group.features(schema.it)) for group in groups)
+def _sizes(schema: Same[Schema]) -> Sequence[int]:
+    return tuple(len(group.features(schema.it)) for group in GROUPS)

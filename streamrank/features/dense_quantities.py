@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import math
 
 import numpy as np
 
-from streamrank.features.columns import Feature, Group, nearness, ranks, signed_log
+from streamrank.features.columns import Feature, Group, ranks
+from streamrank.features.compiled import Columns, Integers, Reals, compiled
 from streamrank.features.schema import Schema
-from streamrank.features.view import Array
-from streamrank.features.views import Views
+from streamrank.features.view import Array, View
 
 _NUMBER = {
     "log": "the quantity, log scale",
@@ -37,128 +37,87 @@ def _features(schema: Schema) -> list[Feature]:
     return [Feature(f"{n}.{key}", text) for n in schema.numbers for key, text in _NUMBER.items()]
 
 
-def _quantities(views: Views, out: Array) -> None:
-    for n, name in enumerate(views.schema.numbers):
-        _number(views, name, out[n * len(_NUMBER) : (n + 1) * len(_NUMBER)])
+def _quantities(view: View, out: Array) -> None:
+    for n, name in enumerate(view.schema.numbers):
+        values = view.number(name)
+        again, before = view.before(name)
+        _quantity(
+            values,
+            ranks(values[None])[0],
+            view.touched,
+            view.last,
+            view.last_labelled,
+            np.array(view.history.taste(name)),
+            again,
+            before,
+            out[:, n * len(_NUMBER) : (n + 1) * len(_NUMBER)],
+        )
 
 
-_COLUMN = {key: place for place, key in enumerate(_NUMBER)}
-_OVER = ("over_least", "over_touched", "over_taste", "over_label_taste", "over_last")
-_OVER_COLUMNS = [_COLUMN[key] for key in (*_OVER, "over_labelled")]
-_AS_COLUMNS = [_COLUMN[key] for key in ("as_taste", "as_label_taste", "as_touched")]
+_NO_SPREAD = 1e-9
+"""Standard deviations, log scale, that are rounding alone."""
 
 
-def _number(views: Views, name: str, out: Array) -> None:
-    values = views.number(name)
-    unknown = np.isnan(values)
-    if unknown.all():
-        out[_COLUMN["unknown"]] = 1
+@compiled
+def _quantity(
+    values: Reals,
+    ranked: Reals,
+    touched: Integers,
+    last: int,
+    labelled: int,
+    taste: Reals,
+    again: Integers,
+    before: Reals,
+    out: Columns,
+) -> None:
+    """Write the columns in the order of `_NUMBER`; what is not known of two is 0."""
+    size, known = len(values), ~np.isnan(values)
+    if not known.any():
+        out[:, -1] = 1.0
         return
-    logs = signed_log(values)
-    least, centred = _against_list(logs, unknown)
-    rank = ranks(values) / views.size
-    over, as_rank = _references(views, name, logs, rank, unknown)
-    columns = np.zeros((len(_NUMBER), *views.shape))
-    columns[_COLUMN["log"]] = logs
-    columns[_COLUMN["centred"]] = centred
-    columns[_COLUMN["rank"]] = rank
-    columns[_OVER_COLUMNS] = logs - np.array([least, *over])[:, :, None]
-    columns[_COLUMN["over_before"], :, 1:] = logs[:, 1:] - logs[:, :-1]
-    distance = np.abs(rank - np.array(as_rank)[:, :, None])
-    columns[_AS_COLUMNS] = nearness(views.size * distance)
-    cells, before = views.before(name)
-    columns[_COLUMN["risen"], *cells] = logs[cells] - signed_log(before)
-    np.copyto(out, columns, "same_kind", where=np.isfinite(columns))
-    _so_far(values, unknown, out)
-    out[_COLUMN["less_before"]] = _less_before(rank, unknown) / np.maximum(1, views.place)
-    out[_COLUMN["unknown"]] = unknown
-
-
-def _so_far(values: Array, unknown: Array, out: Array) -> None:
-    """Write where no candidate before has less, or more."""
-    low, high = np.where(unknown, np.inf, values), np.where(unknown, -np.inf, values)
-    out[_COLUMN["least_so_far"]] = values <= np.minimum.accumulate(low, axis=1)
-    out[_COLUMN["most_so_far"]] = values >= np.maximum.accumulate(high, axis=1)
-
-
-def _against_list(logs: Array, unknown: Array) -> tuple[Array, Array]:
-    """Return the least that each list knows, (B,), and all against its mean, (B, C).
-
-    In standard deviations, 1 for 0.
-    """
-    size = logs.shape[1]
-    least, mean = logs.min(1), np.add.reduce(logs, 1) / size
-    centred = logs - mean[:, None]
-    spread = np.sqrt(np.add.reduce(centred * centred, 1) / size)
-    for place in np.nonzero(unknown.any(1))[0].tolist():
-        known = logs[place][~unknown[place]]
-        if len(known):
-            least[place], spread[place] = known.min(), known.std()
-            centred[place] = logs[place] - known.mean()
-    return least, centred / np.where(spread == 0, 1.0, spread)[:, None]
-
-
-def _references(
-    views: Views, name: str, logs: Array, rank: Array, unknown: Array
-) -> tuple[list[Array], list[Array]]:
-    """Return what each list's quantities, and their ranks, are held against: NaN for none."""
-    log, label_log, its_rank, label_rank = views.tastes(name)
-    nothing = unknown.all(1)
-    if nothing.any():  # ranks say nothing there
-        its_rank, label_rank = (np.where(nothing, np.nan, one) for one in (its_rank, label_rank))
-    if not views.touched:
-        missing = np.full(len(logs), np.nan)
-        return [missing, log, label_log, missing, missing], [its_rank, label_rank, missing]
-    touched = views.cells
-    if unknown.any():
-        known = ~unknown[touched]
-        touched = touched[0][known], touched[1][known]
-    last, labelled = views.chosen(logs, views.last), views.chosen(logs, views.labelled)
-    over = [views.mean(touched, logs), log, label_log, last, labelled]
-    return over, [its_rank, label_rank, views.mean(touched, rank)]
-
-
-def _less_before(rank: Array, unknown: Array) -> Array:
-    """Count the candidates before each one that have less, and so a later rank, (B, C)."""
-    size = rank.shape[1]
-    own = other = np.rint(rank * size).astype(np.int64)
-    if unknown.any():  # it has less than none, and none has less than it
-        own, other = np.where(unknown, size + 1, own), np.where(unknown, -1, own)
-    return _later_before(own, other) if size < _LONG else _later_in_blocks(own, other)
-
-
-_LONG, _BLOCK = 256, 64
-"""Candidates from which on a list is looked at in blocks, and those of a block."""
-
-
-def _later_before(own: Array, other: Array) -> Array:
-    """Count the candidates before each one that have a later rank: all pairs are compared."""
-    kind = np.int16 if own.max(initial=0) < 32_000 else np.int64
-    own, other = own.astype(kind), other.astype(kind)
-    later = other[:, :, None] > own[:, None, :]
-    later &= _before(own.shape[1])
-    return np.asarray(np.add.reduce(later.view(np.uint8), axis=1, dtype=np.uint8))
-
-
-@lru_cache(maxsize=256)
-def _before(size: int) -> Array:
-    """Return which place (the first axis) is before which."""
-    return np.ascontiguousarray(np.tri(size, k=-1, dtype=bool).T)
-
-
-def _later_in_blocks(own: Array, other: Array) -> Array:
-    """Count the same in a long list: pairs in each block, ranks alone of the blocks before."""
-    lists, size = own.shape
-    blocks, ranks_ = -(-size // _BLOCK), size + 3  # from -1 to size + 1
-    spare = ((0, 0), (0, blocks * _BLOCK - size))
-    own = np.pad(own, spare, constant_values=size + 1).reshape(-1, _BLOCK)
-    other = np.pad(other, spare, constant_values=-1).reshape(-1, _BLOCK)
-    block = np.arange(len(own))[:, None]
-    each = np.bincount((block * ranks_ + other + 1).ravel(), minlength=len(own) * ranks_)
-    each = each.reshape(lists, blocks, ranks_)
-    upto = np.cumsum(np.cumsum(each, axis=1) - each, axis=2).reshape(-1, ranks_)
-    later = upto[:, -1:] - upto[block, own + 1] + _later_before(own, other)
-    return np.asarray(later.reshape(lists, -1)[:, :size])
+    logs = np.copysign(np.log1p(np.abs(values)), values)
+    mean, least = logs[known].mean(), logs[known].min()
+    spread = logs[known].std()
+    if spread < _NO_SPREAD:
+        spread = 1.0
+    rank = ranked / size
+    risen = np.full(size, math.nan)
+    risen[again] = logs[again] - np.copysign(np.log1p(np.abs(before)), before)
+    log_of_touched = rank_of_touched = math.nan
+    of_touched = touched[known[touched]]
+    if len(of_touched):
+        log_of_touched, rank_of_touched = logs[of_touched].mean(), rank[of_touched].mean()
+    low, high = math.inf, -math.inf
+    for c in range(size):
+        own = logs[c]
+        if known[c]:
+            low, high = min(low, values[c]), max(high, values[c])
+        less = 0
+        for other in values[:c]:
+            less += other < values[c]
+        columns = (
+            own,
+            (own - mean) / spread,
+            rank[c],
+            own - least,
+            own - logs[c - 1] if c else 0.0,
+            1.0 if values[c] <= low else 0.0,
+            1.0 if values[c] >= high else 0.0,
+            less / max(1, c),
+            own - log_of_touched,
+            own - taste[0],
+            own - taste[1],
+            1 / (1 + size * abs(rank[c] - taste[2])),
+            1 / (1 + size * abs(rank[c] - taste[3])),
+            risen[c],
+            own - logs[last] if last >= 0 else math.nan,
+            own - logs[labelled] if labelled >= 0 else math.nan,
+            1 / (1 + size * abs(rank[c] - rank_of_touched)),
+            0.0 if known[c] else 1.0,
+        )
+        for column, value in enumerate(columns):
+            if math.isfinite(value):
+                out[c, column] = value
 
 
 QUANTITIES = Group("number", _features, _quantities)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from streamrank.features.columns import Feature, Group
+from streamrank.features.columns import Feature
 from streamrank.features.schema import Schema
 from streamrank.features.view import Array, View
-from streamrank.features.views import Views
 
 
-def _features(schema: Schema) -> list[Feature]:
+def context_features(schema: Schema) -> list[Feature]:
+    """List the dense features that a list's candidates share, in the order of their columns."""
     types = (*schema.interactions, "other")
     return [
         Feature("session.steps", "interactions in this session, log"),
@@ -38,50 +40,40 @@ def _features(schema: Schema) -> list[Feature]:
     ]
 
 
-_LOGGED = [0, 1, 2, 4, 7, 8, 13, 16]
-"""Columns of `_session` that are on a log scale."""
+def context_numbers(view: View) -> Array:
+    """Return the dense features of a list, float32 (G,)."""
+    counts = map(math.log1p, view.user_counts)
+    return np.array([*_session(view), *counts], np.float32)
 
 
-def _session(views: Views, out: Array) -> None:
-    table = np.array([_session_of(view) for view in views.views], np.float64)
-    table[:, _LOGGED] = np.log1p(table[:, _LOGGED])
-    angle = table[:, 5].copy()
-    table[:, 5], table[:, 6] = np.sin(angle), np.cos(angle)
-    own = table.shape[1]
-    out[:own], out[own:] = table.T, np.log1p(views.user_counts).T
-
-
-def _session_of(view: View) -> tuple[float, ...]:
+def _session(view: View) -> tuple[float, ...]:
     user, at, touched = view.query.state, view.query.at, view.past.touched
     here = user.session == view.query.session
     start = user.session_start if here else at
     last = user.steps[-1].last if user.steps else at
     before = view.earlier[-1] if view.earlier else ()
     listed = user.current.at if user.current is not None and before else at
-    angle = 2 * np.pi * (at % 86_400_000) / 86_400_000
+    angle = 2 * math.pi * (at % 86_400_000) / 86_400_000
     step = [0.0] * (len(view.schema.interactions) + 1)
     if user.steps:
         step[view.schema.channel(user.steps[-1].type)] = 1.0
     return (
-        user.session_steps if here else 0,
-        max(0, at - start) / 1000,
-        max(0, at - last) / 1000,
+        math.log1p(user.session_steps if here else 0),
+        math.log1p(max(0, at - start) / 1000),
+        math.log1p(max(0, at - last) / 1000),
         not user.steps,
-        view.past.items,
-        angle,
-        angle,
-        view.size,
-        len(touched),
+        math.log1p(view.past.items),
+        math.sin(angle),
+        math.cos(angle),
+        math.log1p(view.size),
+        math.log1p(len(touched)),
         not touched,
         bool(touched) and touched[0].rank == 0,
         1 / (1 + touched[0].place) if touched else 0,
         1 / (1 + max(touch.place for touch in touched)) if touched else 0,
-        len(view.labelled),
+        math.log1p(len(view.labelled)),
         bool(before) and before == tuple(view.ids),
         len(view.again) / max(1, view.size),
-        max(0, at - listed) / 1000,
+        math.log1p(max(0, at - listed) / 1000),
         *step,
     )
-
-
-SESSION = Group("session", _features, _session)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from streamrank.features.columns import Feature, Group, nearness, or_zero, signed_log
+from streamrank.features.columns import Feature, Group
+from streamrank.features.compiled import Columns, Integers, IntegerTable, Reals, compiled
 from streamrank.features.schema import Schema
 from streamrank.features.view import Array, View
-from streamrank.features.views import Views
 
 
 def _touch_features(schema: Schema) -> list[Feature]:
@@ -32,46 +34,56 @@ def _touch_features(schema: Schema) -> list[Feature]:
     ]
 
 
-def _touches(views: Views, out: Array) -> None:
-    channels = len(views.schema.interactions) + 1
-    never = ~views.is_touched
-    out[13] = np.log1p(np.cumsum(never, axis=1)) * never
-    if not views.touched:
-        return
+def _touches(view: View, out: Array) -> None:
+    query, past = view.query, view.past
     rows = [
         (
-            1 / (1 + touch.rank),
-            1 / (1 + n),
-            0.0 if touch.labelled is None else 1 / (1 + touch.labelled),
-            touch.rank == 0,
-            max(0, view.query.at - touch.last) / 60_000,
-            1 / (1 + touch.ago),
+            touch.rank,
+            -1 if touch.labelled is None else touch.labelled,
+            max(0, query.at - touch.last),
+            touch.ago,
             touch.deeds,
-            sum(touch.counts),
             touch.here,
-            touch.here / max(1, view.past.here),
             touch.run,
-            touch.looked / 1000,
+            touch.looked,
+            touch.type,
             *touch.counts,
-            *(touch.type == channel for channel in range(channels)),
         )
-        for view in views.views
-        for n, touch in enumerate(view.past.touched)
+        for touch in past.touched
     ]
-    table = np.array(rows, np.float64).T
-    table[[4, 6]] = nearness(np.log1p(table[[4, 6]]))
-    logged = [7, 8, 10, 11, *range(12, 12 + channels)]
-    table[logged] = np.log1p(table[logged])
-    out[:12, *views.cells] = table[:12]
-    out[12, *views.cells] = [one for view in views.views for one in _by_count(view)]
-    out[14:, *views.cells] = table[12:]
+    width = 9 + len(view.schema.interactions) + 1
+    table = np.array(rows, np.int64).reshape(len(rows), width)
+    _touches_of(view.touched, table, max(1, past.here), out)
 
 
-def _by_count(view: View) -> list[float]:
-    """Return how near to the first each touched candidate is by touches in this session."""
-    here = [touch.here for touch in view.past.touched]
-    rank = {count: place for place, count in reversed(list(enumerate(sorted(here, reverse=True))))}
-    return [1 / (1 + rank[count]) if count else 0.0 for count in here]
+@compiled
+def _touches_of(touched: Integers, table: IntegerTable, here: int, out: Columns) -> None:
+    """Write the columns; the table's are those of `_touches`, its rows those touched."""
+    channels = table.shape[1] - 9
+    for n, place in enumerate(touched):
+        row, own = out[place], table[n]
+        row[0] = 1 / (1 + own[0])
+        row[1] = 1 / (1 + n)
+        row[2] = 1 / (1 + own[1]) if own[1] >= 0 else 0.0
+        row[3] = own[0] == 0
+        row[4] = 1 / (1 + math.log1p(own[2] / 60_000))
+        row[5] = 1 / (1 + own[3])
+        row[6] = 1 / (1 + math.log1p(own[4]))
+        row[7] = math.log1p(own[9:].sum())
+        row[8] = math.log1p(own[5])
+        row[9] = own[5] / here
+        row[10] = math.log1p(own[6])
+        row[11] = math.log1p(own[7] / 1000)
+        if own[5]:
+            row[12] = 1 / (1 + (table[:, 5] > own[5]).sum())
+        for channel in range(channels):
+            row[14 + channel] = math.log1p(own[9 + channel])
+        row[14 + channels + own[8]] = 1.0
+    untouched = 0
+    for row in out:
+        if row[0] == 0:
+            untouched += 1
+            row[13] = math.log1p(untouched)
 
 
 # --- where, against what was touched ----------------------------------------------------------
@@ -96,33 +108,48 @@ def _offset_features(schema: Schema) -> list[Feature]:
     ]
 
 
-def _offsets(views: Views, out: Array) -> None:
-    if not np.isnan(views.habit).all():
-        out[8] = or_zero(nearness(np.abs(views.place - views.habit[:, None])))
-    if not views.touched:
-        return
-    places = np.array([views.last, views.labelled, *views.ends()], np.float64)
-    after = or_zero(views.place - places[:, :, None])
-    out[:4] = signed_log(after)
-    touched = views.is_touched
-    out[4] = nearness(_apart(views.place, touched))
-    out[5] = np.log1p(np.cumsum(touched, axis=1) - touched)
-    recency = np.zeros(views.shape)
-    recency[views.cells] = [1 / (1 + touch.rank) for _, touch in views.touched]
-    out[6, :, 1:], out[7, :, :-1] = recency[:, :-1], recency[:, 1:]
-    near = np.array(NEAR)[:, None, None]
-    out[9 : 9 + len(NEAR)] = after[0] == near
-    out[9 + len(NEAR) :] = after[1] == near
+def _offsets(view: View, out: Array) -> None:
+    if not math.isnan(view.history.habit):
+        out[:, 8] = 1 / (1 + np.abs(np.arange(view.size) - view.history.habit))
+    if len(view.touched):
+        recency = np.array([1 / (1 + touch.rank) for touch in view.past.touched])
+        _from_places(view.last, view.last_labelled, view.touched, out)
+        _beside(view.touched, recency, out)
 
 
-def _apart(place: Array, touched: Array) -> Array:
-    """Return how far from each candidate the nearest other one is that was touched, (B, C)."""
-    above, below = np.full(touched.shape, -np.inf), np.full(touched.shape, np.inf)
-    reached = np.where(touched, place, -np.inf)
-    above[:, 1:] = np.maximum.accumulate(reached, axis=1)[:, :-1]
-    reached = np.where(touched, place, np.inf)[:, ::-1]
-    below[:, :-1] = np.minimum.accumulate(reached, axis=1)[:, ::-1][:, 1:]
-    return np.asarray(np.minimum(place - above, below - place))
+@compiled
+def _from_places(last: int, labelled: int, touched: Integers, out: Columns) -> None:
+    """Write how far each candidate is after those that stand out."""
+    places = (last, labelled, touched.min(), touched.max())
+    for n, place in enumerate(places):
+        if place < 0:
+            continue
+        for c in range(len(out)):
+            after = float(c - place)
+            out[c, n] = math.copysign(math.log1p(abs(after)), after)
+            if n < 2:
+                for near, apart in enumerate(NEAR):
+                    out[c, 9 + len(NEAR) * n + near] = after == apart
+
+
+@compiled
+def _beside(touched: Integers, recency: Reals, out: Columns) -> None:
+    """Write what is told of the candidates above and below each one."""
+    size = len(out)
+    recent = np.zeros(size + 2)  # of one more at either end
+    recent[1 + touched] = recency
+    above, count = -math.inf, 0
+    for c in range(size):
+        out[c, 4] = 1 / (1 + c - above)
+        out[c, 5] = math.log1p(count)
+        out[c, 6], out[c, 7] = recent[c], recent[c + 2]
+        if recent[c + 1] > 0:
+            above, count = float(c), count + 1
+    below = math.inf
+    for c in range(size - 1, -1, -1):
+        out[c, 4] = max(out[c, 4], 1 / (1 + below - c))
+        if recent[c + 1] > 0:
+            below = float(c)
 
 
 # --- earlier lists ----------------------------------------------------------------------------
@@ -137,19 +164,26 @@ def _seen_features(schema: Schema) -> list[Feature]:
     ]
 
 
-def _seen(views: Views, out: Array) -> None:
-    held = views.earlier()
-    if not len(held):
-        return
-    times = np.bincount(held)
-    cells = np.flatnonzero(times)
-    count = np.log1p(times[cells])
-    flat = out.reshape(len(out), -1)
-    flat[0, cells] = count
-    flat[1, cells] = count * ~views.is_touched.reshape(-1)[cells]
-    again, risen = views.again()
-    out[2, *again] = 1.0
-    out[3, *again] = signed_log(risen)
+def _seen(view: View, out: Array) -> None:
+    held = view.held_before
+    if held:
+        again = np.array(view.again, np.int64).reshape(-1, 2)
+        _seen_of(np.array(held, np.int64), again, view.touched, out)
+
+
+@compiled
+def _seen_of(held: Integers, again: IntegerTable, touched: Integers, out: Columns) -> None:
+    times, untouched = np.zeros(len(out)), np.ones(len(out))
+    for place in held:
+        times[place] += 1
+    for place in touched:
+        untouched[place] = 0
+    for c in range(len(out)):
+        out[c, 0] = math.log1p(times[c])
+        out[c, 1] = math.log1p(times[c]) * untouched[c]
+    for there, here in again:
+        out[here, 2] = 1.0
+        out[here, 3] = math.copysign(math.log1p(abs(there - here)), there - here)
 
 
 TOUCHES = Group("touch", _touch_features, _touches)

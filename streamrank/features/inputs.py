@@ -7,12 +7,13 @@ and the hashed words.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from streamrank.features.columns import Feature
+from streamrank.features.compiled import IntegerTable, Numbers, compiled
 from streamrank.features.dense import (
     candidate_numbers,
     context_features,
@@ -22,7 +23,6 @@ from streamrank.features.dense import (
 from streamrank.features.items import TOKENS, padded, worded, words
 from streamrank.features.schema import Schema
 from streamrank.features.view import Array, Query, Rows, View
-from streamrank.features.views import Views
 
 __all__ = [
     "STEP_NUMBERS",
@@ -33,7 +33,6 @@ __all__ = [
     "Query",
     "Rows",
     "build",
-    "build_all",
     "context_features",
     "digest",
     "features",
@@ -43,8 +42,6 @@ __all__ = [
 Inputs = dict[str, Array]
 STEP_NUMBERS = 4
 """Numbers of a step of history."""
-_MOST_CELLS = 4_096
-"""Candidates of lists that are built together: their columns stay in the processor's cache."""
 
 
 def digest(schema: Schema) -> str:
@@ -82,50 +79,18 @@ def build(schema: Schema, query: Query, rows: Rows) -> Inputs:
     Raises:
         ValueError: A row has another shape than the schema says.
     """
-    return build_all(schema, [(query, rows)])[0]
+    view = View(schema, query, rows)
+    return _history(view) | {
+        "candidate_items": view.items.hashes,
+        "candidate_tokens": _candidate_tokens(view),
+        "candidate_numbers": candidate_numbers(view),
+        "context_tokens": _context_tokens(view),
+        "context_numbers": context_numbers(view),
+    }
 
 
-def build_all(schema: Schema, lists: Sequence[tuple[Query, Rows]]) -> list[Inputs]:
-    """Do what `build` does for many lists: those of one length share the work.
-
-    Raises:
-        ValueError: A row has another shape than the schema says.
-    """
-    by_size = defaultdict[int, list[int]](list)
-    for place, (query, _) in enumerate(lists):
-        by_size[len(query.candidates)].append(place)
-    found: list[Inputs] = [{}] * len(lists)
-    for size, places in by_size.items():
-        step = max(1, _MOST_CELLS // max(1, size))
-        for start in range(0, len(places), step):
-            some = places[start : start + step]
-            built = _built(schema, [View(schema, *lists[place]) for place in some])
-            for place, one in zip(some, built, strict=True):
-                found[place] = one
-    return found
-
-
-def _built(schema: Schema, views: Sequence[View]) -> list[Inputs]:
-    """Build the inputs of lists of one length."""
-    side = Views(schema, views)
-    numbers, context = candidate_numbers(side), context_numbers(side)
-    names = worded(schema)
-    return [
-        history
-        | {
-            "candidate_items": items,
-            "candidate_tokens": _candidate_tokens(view, names),
-            "candidate_numbers": own,
-            "context_tokens": _context_tokens(view),
-            "context_numbers": shared,
-        }
-        for view, history, items, own, shared in zip(
-            views, _histories(schema, views), side.hashes, numbers, context, strict=True
-        )
-    ]
-
-
-def _candidate_tokens(view: View, names: Sequence[str]) -> Array:
+def _candidate_tokens(view: View) -> Array:
+    names = worded(view.schema)
     if not names or not view.size:
         return np.zeros((view.size, 0), np.int64)
     known, listed = view.items, view.listed
@@ -142,44 +107,36 @@ def _context_tokens(view: View) -> Array:
     return np.array(tokens[:TOKENS], np.int64)
 
 
-def _histories(schema: Schema, views: Sequence[View]) -> list[Inputs]:
-    """Return the steps of each list, as arrays: one after the other in one table, then cut."""
-    sizes = [min(len(view.query.state.steps), schema.history) for view in views]
-    ends = np.cumsum(sizes)
-    items, types, values, first, last, count, here = np.concatenate(
-        [view.history.table for view in views], axis=1
-    )
-    at = np.repeat([view.query.at for view in views], sizes)
-    following = np.empty_like(first)
-    following[:-1] = first[1:]
-    newest = [end - 1 for end, size in zip(ends.tolist(), sizes, strict=True) if size]
-    following[newest] = at[newest]
-    numbers = np.empty((STEP_NUMBERS, len(first)))
-    np.log1p(np.maximum(0, np.array([at - last, following - last])) / 1000, out=numbers[:2])
-    numbers[2], numbers[3] = np.log1p(count), here
-    tables = {
-        "history_items": items,
-        "history_types": types,
-        "history_places": _history_places(views, ends.tolist(), len(items)),
-        "history_values": values,
-        "history_numbers": np.ascontiguousarray(numbers.T, np.float32),
+def _history(view: View) -> Inputs:
+    table = view.history.table
+    places = np.zeros(table.shape[1], np.int64)
+    agos, seen = view.history.agos, len(places)
+    for item in view.met:
+        for ago in agos[item]:
+            if ago < seen:
+                places[seen - 1 - ago] = 1 + view.places[item]
+    return {
+        "history_items": table[0],
+        "history_types": table[1],
+        "history_places": places,
+        "history_values": table[2],
+        "history_numbers": _history_numbers(table, view.query.at),
     }
-    return [
-        {name: whole[end - size : end] for name, whole in tables.items()}
-        for end, size in zip(ends.tolist(), sizes, strict=True)
-    ]
 
 
-def _history_places(views: Sequence[View], ends: Sequence[int], size: int) -> Array:
-    """Return 1 + where each step's item is in its list, 0 where it is not."""
-    places = np.zeros(size, np.int64)
-    for view, end in zip(views, ends, strict=True):
-        agos, seen = view.history.agos, view.history.table.shape[1]
-        for item in view.met:
-            for ago in agos[item]:
-                if ago < seen:
-                    places[end - 1 - ago] = 1 + view.places[item]
-    return places
+@compiled
+def _history_numbers(table: IntegerTable, at: int) -> Numbers:
+    """Return what is told of each step, of `History.table`."""
+    first, last, count, here = table[3], table[4], table[5], table[6]
+    found = np.empty((len(first), STEP_NUMBERS), np.float32)
+    following = at
+    for n in range(len(first) - 1, -1, -1):
+        found[n, 0] = math.log1p(max(0, at - last[n]) / 1000)
+        found[n, 1] = math.log1p(max(0, following - last[n]) / 1000)
+        found[n, 2] = math.log1p(count[n])
+        found[n, 3] = here[n]
+        following = first[n]
+    return found
 
 
 def stack(batch: Sequence[Inputs]) -> Inputs:

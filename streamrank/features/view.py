@@ -1,4 +1,4 @@
-"""A list to score with all that is known of it; `features.views` lays such lists side by side.
+"""A list to score with all that is known of it.
 
 What several features need is worked out once.
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from itertools import repeat
+from itertools import chain, repeat
+from operator import itemgetter
 from typing import Any, Literal
 
 import numpy as np
 
 from streamrank.events import Candidate, Value
-from streamrank.features import items, state, transitions
+from streamrank.features import items, state, transitions, windows
 from streamrank.features.history import History, told
 from streamrank.features.items import Items
 from streamrank.features.same import Same
@@ -108,6 +109,7 @@ class View:
         history: What the user did, whichever the candidates.
         met: The candidates that the user touched.
         past: What the user did with the candidates, and with how many items at all.
+        touched: The places of the candidates that the user touched, the last first, int64.
         labelled: The places of the candidates that had the label, the last first.
         earlier: The items of the user's lists before this one, the newest last.
         again: The candidates that the user's last list held: place there, and here.
@@ -128,6 +130,7 @@ class View:
         self.held = frozenset(self.places)
         self.met: frozenset[str] = self.history.items & self.held
         self.past = self._past()
+        self.touched = np.array([touch.place for touch in self.past.touched], np.int64)
         ranked = [(t.labelled, t.place) for t in self.past.touched if t.labelled is not None]
         self.labelled = [place for _, place in sorted(ranked)]
         self.earlier = self._earlier()
@@ -198,12 +201,70 @@ class View:
             for item in self.history.recent
         ]
 
-    def before(self, name: str) -> list[tuple[int, float]]:
-        """The quantity that the user's last list gave for a candidate, by its place here."""
+    # --- places -------------------------------------------------------------------------------
+
+    @property
+    def last(self) -> int:
+        """Where the candidate touched last is, -1 for none."""
+        return self.past.touched[0].place if self.past.touched else -1
+
+    @property
+    def last_labelled(self) -> int:
+        """Where the candidate that had the label last is, -1 for none."""
+        return self.labelled[0] if self.labelled else -1
+
+    @property
+    def held_before(self) -> list[int]:
+        """Places of the candidates that earlier lists held, one for each list that did."""
+        places = self.places
+        found = chain.from_iterable(map(self.held.intersection, self.earlier[:-1]))
+        return [*map(places.__getitem__, found), *(here for _, here in self.again)]
+
+    # --- quantities ---------------------------------------------------------------------------
+
+    @property
+    def user_counts(self) -> list[float]:
+        """The user's counts over the longest horizon, at the query's time, by channel.
+
+        Raises:
+            ValueError: The window has another width than the schema says.
+        """
+        channels, horizons = len(self.schema.channels), self.schema.horizons
+        window = self.rows.user_window
+        if window is None:
+            return [0.0] * channels
+        width = windows.width(len(horizons), channels)
+        if len(window) != width:
+            raise ValueError(f"window must hold {width} values, got {len(window)}")
+        at, *_ = values = window.tolist()
+        weight = 2.0 ** (-max(0.0, self.query.at - at) / (1000.0 * horizons[-1]))
+        return [weight * value for value in values[-channels:]]
+
+    def number(self, name: str) -> Array:
+        """A quantity of each candidate, NaN where unknown, float64 (C,)."""
+        try:
+            values = list(map(itemgetter(name), self.listed))
+        except KeyError:  # not all of the candidates
+            return self._overridden(name)
+        if set(map(type, values)) != {float}:
+            values = list(map(items.number, values))
+        return np.array(values, np.float64)
+
+    def _overridden(self, name: str) -> Array:
+        """Return the catalogue's quantity where the list gives none."""
+        found = self.items.numbers[:, self.schema.numbers.index(name)].copy()
+        for place, own in enumerate(self.listed):
+            if name in own:
+                found[place] = items.number(own[name])
+        return found
+
+    def before(self, name: str) -> tuple[Array, Array]:
+        """Places of candidates that the user's last list held, and the quantity it gave."""
         listed = self._listed_before
         if not listed:
-            return []
-        return [(here, items.number(listed[there].get(name))) for there, here in self.again]
+            return _NOWHERE, _NOTHING
+        values = [items.number(listed[there].get(name)) for there, _ in self.again]
+        return np.array([here for _, here in self.again], np.int64), np.array(values, np.float64)
 
     @cached_property
     def _listed_before(self) -> Sequence[Mapping[str, Value]]:
@@ -211,6 +272,9 @@ class View:
         if current is None or current.id == self.query.request or not self.again:
             return []
         return current.fields
+
+
+_NOWHERE, _NOTHING = np.zeros(0, np.int64), np.zeros(0)
 
 
 def _shares(vector: Array, places: Sequence[int]) -> Array:

@@ -13,7 +13,6 @@ from streamrank.features.listed import List
 from streamrank.features.schema import Schema, hashed
 from streamrank.features.state import Number, Rules, Step, UserState, advance
 from streamrank.features.view import Array, View
-from streamrank.features.views import Views
 from tests.lists import NOW, query, step
 
 SCHEMA = Schema(
@@ -207,7 +206,7 @@ def test_features_are_named_once() -> None:
 
 @given(st.lists(st.floats(-9, 9) | st.just(float("nan")), min_size=1, max_size=9))
 def test_a_rank_counts_those_that_have_more(values: list[float]) -> None:
-    found = ranks(np.array(values)).tolist()
+    [found] = ranks(np.array([values])).tolist()
     known = [value for value in values if value == value]
     wanted = [
         sum(other > value for other in known) if value == value else len(known) for value in values
@@ -242,13 +241,14 @@ def test_what_the_user_did_follows_the_item_not_the_place(order: list[str]) -> N
 
 def test_a_feature_group_has_room_for_what_it_names_and_no_more() -> None:
     shown = List.of("r0", NOW - 60_000, "s1", {}, (Candidate(id="a"),))
-    user = UserState((step("click", "a", 30),), current=shown)
-    views = Views(SCHEMA, [View(SCHEMA, query(["a", "b"], user), Rows())])
+    user = UserState((step("click", "a", 30), step("scroll", "b", 20)), current=shown)
+    priced = {"a": {"price": 1.0}, "b": {"price": 2.0}}
+    view = View(SCHEMA, query(priced, user), Rows())
     for group in dense.GROUPS:
-        columns = np.zeros((len(group.features(SCHEMA)), *views.shape), np.float32)
-        group.compute(views, columns)
+        columns = np.zeros((view.size, len(group.features(SCHEMA))), np.float32)
+        group.compute(view, columns)
         with pytest.raises((IndexError, ValueError)):
-            group.compute(views, columns[:-1])
+            group.compute(view, columns[:, :-1])
 
 
 def test_what_people_touch_next_is_told_of_the_items_touched_last() -> None:

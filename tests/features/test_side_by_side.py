@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from itertools import accumulate
 
 import numpy as np
 import pytest
@@ -16,12 +15,11 @@ from streamrank import steps_ranking
 from streamrank.edges.cache import CachedStore
 from streamrank.edges.store import FeatureStore, MemoryStore, Row, View
 from streamrank.events import Candidate, Interaction, Request, Value
-from streamrank.features import inputs, transitions, view, windows
+from streamrank.features import inputs, transitions, windows
 from streamrank.features.history import History, told
 from streamrank.features.inputs import Query, Rows
 from streamrank.features.schema import Schema
 from streamrank.features.state import Rules, UserState, advance
-from streamrank.features.views import Views
 from streamrank.steps import Plan
 from tests.features import reference
 from tests.lists import NOW, query, step
@@ -176,11 +174,3 @@ def test_what_the_steps_say_is_kept_until_the_next_step() -> None:
     further = (*steps, step("click", "a", 10))
     assert told(SCHEMA, further, "s1") == History(SCHEMA, further, "s1")
     assert told(SCHEMA, further, "s1").recent == ["a", "b"]
-
-
-def test_means_are_of_each_lists_own_cells() -> None:
-    views = Views(SCHEMA, [view.View(SCHEMA, query(["a", "b"]), Rows()) for _ in range(3)])
-    cells = (np.array([0, 0, 2]), np.array([0, 1, 1]))
-    found = views.mean(cells, np.array(list(accumulate(range(6)))).reshape(3, 2))
-    assert found.tolist()[::2] == [0.5, 15.0]
-    assert np.isnan(found[1])
