@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import update_wrapper
-from typing import Annotated, Any, Generic, ParamSpec, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Generic, Literal, ParamSpec, TypeVar, get_type_hints
 
 import numpy as np
 
@@ -34,7 +34,6 @@ Numbers = Annotated[_Array, "made", "float32", 2]
 """What a loop makes and returns."""
 Columns = Annotated[_Array, "columns", "float32", 2]
 """What a loop writes its features into, (C, features): some columns of all."""
-_LAYOUTS = {"readonly": "C", "made": "C", "columns": "A"}
 
 
 class Compiled(Generic[P, R]):
@@ -110,6 +109,7 @@ def _numba_type(hint: Any) -> Any:
         return types.void
     if plain := {int: types.int64, float: types.float64, bool: types.boolean}.get(hint):
         return plain
-    _, kind, element, dimensions = get_args(hint)
+    kind, element, dimensions = hint.__metadata__
     readonly = kind == "readonly"  # which takes arrays that may be written to as well
-    return types.Array(getattr(types, element), dimensions, _LAYOUTS[kind], readonly=readonly)
+    layout: Literal["A", "C"] = "A" if kind == "columns" else "C"
+    return types.Array(getattr(types, element), dimensions, layout, readonly=readonly)

@@ -1,4 +1,5 @@
 import logging
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -44,10 +45,10 @@ def test_another_kind_of_array_is_refused_rather_than_compiled_for(values: Array
 def test_code_that_cannot_be_kept_is_compiled_all_the_same(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    nowhere: dict[str, object] = {}
+    nowhere: dict[str, Callable[[float], float]] = {}
     source = "def double(value: float) -> float:\n    return 2 * value\n"
     exec(compile(source, "<no file>", "exec"), nowhere)  # noqa: S102
-    double = compiled.Compiled(nowhere["double"])  # type: ignore[arg-type]
+    double = compiled.Compiled(nowhere["double"])
     with caplog.at_level(logging.WARNING):
         assert double(1.5) == 3.0
     assert "compiled code is not kept" in caplog.text
