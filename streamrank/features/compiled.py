@@ -92,12 +92,11 @@ def _native(function: Callable[P, R]) -> Callable[P, R]:
     hints = get_type_hints(function, include_extras=True)
     returned = _numba_type(hints.pop("return"))
     signature = returned(*map(_numba_type, hints.values()))
-    options = {"error_model": "numpy", "boundscheck": True}
     try:
-        found = njit(signature, cache=True, **options)(function)
+        found = njit(signature, error_model="numpy", boundscheck=True, cache=True)(function)
     except (RuntimeError, OSError) as error:  # no folder to keep it in, or no room there
         log.warning("compiled code is not kept, so every start compiles it: %s", error)
-        found = njit(signature, **options)(function)
+        found = njit(signature, error_model="numpy", boundscheck=True)(function)
     native: Callable[P, R] = found
     return native
 
