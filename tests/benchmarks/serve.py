@@ -4,8 +4,8 @@
 
 Broker, load and flow share the machine's cores. Every request has 100 candidates, each with more
 than 20 features (`features` says how many), for a user with 50 steps of history; the store holds
-windows of all of them, and a small Ranker, untrained, scores: what it costs does not depend on
-what it knows.
+windows of all of them, and a small Ranker scores, untrained but with the bins of such lists: it
+costs what a trained one does.
 
 - `rankings_per_second`: sustained, with so many requests open that the flow never waits for one.
 - `p90_ms_above_broker`, `p99_ms_above_broker`: the round trip at a third of that, at a constant
@@ -79,12 +79,10 @@ def publish(known: Any) -> bytes:
     from streamrank.edges import registry
     from streamrank.model import export
     from streamrank.model.artifact import Exported
-    from streamrank.model.ranker import Ranker, configure, fit_bins
+    from tests.benchmarks import steps
 
-    config = configure(known.feature_schema(), "small")
-    random = np.random.default_rng(0)
-    numbers, context = (random.normal(size=(500, n)) for n in (config.numbers, config.context))
-    ranker = Ranker(config, fit_bins(numbers, config.bins), fit_bins(context, config.bins)).eval()
+    ranker = steps.untrained(steps.Lists(CANDIDATES, STEPS))
+    config = ranker.config
     graph = export.folded(export.to_onnx(ranker))
     weights = {name: tensor.numpy().copy() for name, tensor in ranker.state_dict().items()}
     probe = export.random_inputs(config, 8, 20, 30)

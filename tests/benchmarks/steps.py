@@ -4,7 +4,7 @@
 
 The lists are those of `serve.py`, without a broker: 100 candidates that carry a price, users with
 50 steps of history and earlier lists of their own, a store whose rows are all in the cache, and a
-small Ranker, untrained.  Printed are microseconds of one core a list by step, in batches of 1, 8
+small Ranker, untrained, whose bins are those of the lists.  Printed are microseconds of one core a list by step, in batches of 1, 8
 and 32 lists, the best of some rounds; then what `enrich`, which makes a list ready for the model,
 costs by the candidates and by the user's history, and where nothing is kept of any history, as
 after a click of each user.
@@ -151,17 +151,27 @@ def cost(work: Callable[[Any], object], given: Sequence[Any], size: int, seconds
     return round(1e6 * best, 1)
 
 
-def scorer_of(plan: Any) -> Any:
-    """Return a small Ranker, untrained: what it costs does not depend on what it knows."""
-    from streamrank.edges.onnxruntime import OnnxScorer
-    from streamrank.model import export
+def untrained(lists: Lists) -> Any:
+    """Return a small Ranker whose bins are those of the lists; it costs what a trained one does.
+
+    A feature that is one of two numbers has one bin, not twelve: bins of anything else would not
+    do the work that is to be measured.
+    """
     from streamrank.model.ranker import Ranker, configure, fit_bins
 
-    config = configure(plan.schema, "small")
-    random = np.random.default_rng(0)
-    numbers, context = (random.normal(size=(500, n)) for n in (config.numbers, config.context))
-    ranker = Ranker(config, fit_bins(numbers, config.bins), fit_bins(context, config.bins)).eval()
-    return OnnxScorer(export.to_onnx(ranker), version="v1", provider="cpu")
+    config = configure(lists.plan.schema, "small")
+    seen = [one.inputs for one in enrich(lists)(lists.queries)]
+    numbers = np.concatenate([one["candidate_numbers"] for one in seen])
+    context = np.stack([one["context_numbers"] for one in seen])
+    return Ranker(config, fit_bins(numbers, config.bins), fit_bins(context, config.bins)).eval()
+
+
+def scorer_of(lists: Lists) -> Any:
+    """Return the session that scores the lists."""
+    from streamrank.edges.onnxruntime import OnnxScorer
+    from streamrank.model import export
+
+    return OnnxScorer(export.to_onnx(untrained(lists)), version="v1", provider="cpu")
 
 
 def by_step(lists: Lists, scorer: Any, seconds: float) -> dict[str, dict[str, float]]:
@@ -240,7 +250,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="of each figure")
     given = parser.parse_args()
     lists = Lists(100, 50)
-    steps = by_step(lists, scorer_of(lists.plan), given.seconds)
+    steps = by_step(lists, scorer_of(lists), given.seconds)
     grown = growth(given.seconds)
     table("us a list", steps)
     table("us a list, enrich", grown)
