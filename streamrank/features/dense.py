@@ -67,9 +67,17 @@ def _next(view: View, out: Array) -> None:
         out[:, 2] = 1.0
         return
     shares = np.array(followers)
-    near = (shares / np.arange(1.0, 1.0 + len(shares))[:, None]).max(0)
-    out[:, 0], out[:, 1] = np.log1p(100 * shares[0]), np.log1p(100 * near)
-    out[:, 2] = np.where(near > 0, ranks(near[None])[0] / view.size, 1.0)
+    near = shares / np.arange(1.0, 1.0 + len(shares))[:, None]  # the last ones count most
+    _next_of(shares, near, ranks(near.max(0, keepdims=True)), out)
+
+
+@compiled
+def _next_of(shares: RealTable, near: RealTable, rank: RealTable, out: Columns) -> None:
+    for c in range(len(out)):
+        most = near[:, c].max()
+        out[c, 0] = math.log1p(100 * shares[0, c])
+        out[c, 1] = math.log1p(100 * most)
+        out[c, 2] = rank[0, c] / len(out) if most > 0 else 1.0
 
 
 # --- windows of the items ---------------------------------------------------------------------

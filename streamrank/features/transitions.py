@@ -11,7 +11,7 @@ References:
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
+from streamrank.features.compiled import Integers, MadeRow, Reals, compiled
 from streamrank.features.schema import hashed
 
 Array = np.ndarray[Any, Any]
@@ -155,26 +156,44 @@ def unpack(vector: Array) -> Transitions:
     Raises:
         ValueError: The vector has an odd length, or less than two values.
     """
-    if len(vector) < 2 or len(vector) % 2:
-        raise ValueError(f"transitions must hold an even number of values, got {len(vector)}")
+    _check(vector)
     places, weights = np.split(np.asarray(vector[2:], np.float64), 2)
     found = dict(zip(map(int, places.tolist()), weights.tolist(), strict=True))
     return Transitions(int(vector[0]), float(vector[1]), found)
 
 
-def shares(vector: Array, places: Sequence[int], prior: float) -> Array:
-    """Return which share of what came after an item each of these was, (len(places),).
+def shares(vector: Array, hashes: Array, prior: float) -> Array:
+    """Return which share of what came after an item each of these was, float64 (C,).
 
     Args:
         vector: As `pack` wrote it.
-        places: The `place` of what may come now.
+        hashes: The `hashed` ids of what may come now, int64 (C,).
         prior: Weight of nothing in particular, so that one visit makes no certainty.
+
+    Raises:
+        ValueError: The vector is no such one.
 
     Examples:
         >>> seen = follow(Transitions(), "b", 1.0, 10**12, 3600.0)
-        >>> shares(pack(seen), [place("a"), place("b")], prior=1.0)
+        >>> shares(pack(seen), np.array([hashed("a"), hashed("b")]), prior=1.0)
         array([0. , 0.5])
     """
-    known = unpack(vector)
-    weights = [known.weights.get(one, 0.0) for one in places]
-    return np.asarray(weights, np.float64) / (known.total + prior)
+    _check(vector)
+    return _shares(np.ascontiguousarray(vector, np.float64), hashes, prior)
+
+
+@compiled
+def _shares(vector: Reals, hashes: Integers, prior: float) -> MadeRow:
+    count = len(vector) // 2 - 1
+    found = np.zeros(len(hashes))
+    for n in range(count):
+        known, share = vector[2 + n], vector[2 + count + n] / (vector[1] + prior)
+        for c, hash_ in enumerate(hashes):
+            if float(hash_ >> _EXACT) == known:
+                found[c] = share
+    return found
+
+
+def _check(vector: Array) -> None:
+    if len(vector) < 2 or len(vector) % 2:
+        raise ValueError(f"transitions must hold an even number of values, got {len(vector)}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import chain, repeat
 from operator import itemgetter
 from typing import Any, Literal
@@ -18,7 +18,6 @@ from streamrank.events import Candidate, Value
 from streamrank.features import items, state, transitions, windows
 from streamrank.features.history import History, told
 from streamrank.features.items import Items
-from streamrank.features.same import Same
 from streamrank.features.schema import Schema
 from streamrank.features.state import UserState
 
@@ -185,7 +184,7 @@ class View:
         held, places = self.held, self.places
         return [(there, places[i]) for there, i in enumerate(self.earlier[-1]) if i in held]
 
-    @cached_property
+    @property
     def followers(self) -> list[Array]:
         """Which share of what people touch after it each candidate is, (C,) by item touched.
 
@@ -195,9 +194,10 @@ class View:
         known = self.rows.next_items
         if not known or not any(item in known for item in self.history.recent):
             return []
-        places = [transitions.place(item) for item in self.ids]
         return [
-            _shares(known[item], places) if item in known else np.zeros(self.size)
+            transitions.shares(known[item], self.items.hashes, FOLLOWERS_PRIOR)
+            if item in known
+            else np.zeros(self.size)
             for item in self.history.recent
         ]
 
@@ -275,15 +275,3 @@ class View:
 
 
 _NOWHERE, _NOTHING = np.zeros(0, np.int64), np.zeros(0)
-
-
-def _shares(vector: Array, places: Sequence[int]) -> Array:
-    weights, total = _unpacked(Same(vector))
-    found = np.fromiter(map(weights.get, places, repeat(0.0)), np.float64, len(places))
-    return np.asarray(found / (total + FOLLOWERS_PRIOR))
-
-
-@lru_cache(maxsize=2_000)
-def _unpacked(vector: Same[Array]) -> tuple[Mapping[int, float], float]:
-    known = transitions.unpack(vector.it)
-    return known.weights, known.total

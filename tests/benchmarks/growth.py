@@ -187,13 +187,12 @@ def record(name: str, at: int, user: int, item: int, kind: str) -> Incoming:
 
 
 def graph() -> bytes:
-    """Return the small Ranker, untrained: what it costs does not depend on what it knows."""
+    """Return a small Ranker with the bins of usual lists: it costs what a trained one does."""
     from streamrank.model import export
-    from streamrank.model.ranker import configure
-    from tests.benchmarks import scoring, steps
+    from tests.benchmarks import steps
 
-    config = configure(steps.plan_of(USUAL["history"]).schema, "small")
-    return export.to_onnx(scoring.untrained(config).eval())
+    lists = steps.Lists(USUAL["candidates"], USUAL["history"])
+    return export.to_onnx(steps.untrained(lists))
 
 
 class Scoring:

@@ -4,10 +4,10 @@
 
 The lists are those of `serve.py`, without a broker: 100 candidates that carry a price, users with
 50 steps of history and earlier lists of their own, a store whose rows are all in the cache, and a
-small Ranker, untrained, whose bins are those of the lists.  Printed are microseconds of one core a list by step, in batches of 1, 8
-and 32 lists, the best of some rounds; then what `enrich`, which makes a list ready for the model,
-costs by the candidates and by the user's history, and where nothing is kept of any history, as
-after a click of each user.
+small Ranker, untrained, whose bins are those of the lists.  Printed are microseconds of one core a
+list by step, in batches of 1, 8 and 32 lists, the best of some rounds; then what `enrich`, which
+makes a list ready for the model, costs by the candidates and by the user's history, and where
+nothing is kept of any history, as after a click of each user.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from streamrank.events import Interaction
 from streamrank.features import aggregate, transitions
 from streamrank.features.aggregate import Counting, Follow, Impact
-from streamrank.features.schema import Schema
+from streamrank.features.schema import Schema, hashed
 from streamrank.features.transitions import (
     Followers,
     Transitions,
@@ -84,7 +84,7 @@ def test_shares_are_of_all_that_followed_and_of_a_prior() -> None:
     known = Transitions()
     for item in "bcb":
         known = follow(known, item, 1.0, NOW, DAY)
-    found = shares(pack(known), [place("b"), place("c"), place("d")], prior=1.0)
+    found = shares(pack(known), np.array([hashed(item) for item in "bcd"]), prior=1.0)
     assert found.tolist() == [0.5, 0.25, 0.0]
 
 
