@@ -240,6 +240,39 @@ def bench(
     write_report(report, found)
 
 
+@app.command()
+def size(
+    users: Annotated[int, typer.Option(min=0, help="Who come within `session.ttl`.")],
+    items: Annotated[int, typer.Option(min=0, help="Items in the catalogue.")],
+    events: Annotated[float, typer.Option(min=0, help="Deeds a second.")],
+    requests: Annotated[float, typer.Option(min=0, help="Requests a second.")],
+    reranks: Annotated[
+        float | None,
+        typer.Option(min=0, help="Lists a second that deeds rank again; else one a deed."),
+    ] = None,
+    candidates: Annotated[int, typer.Option(min=1, help="Candidates of a request.")] = 100,
+    bench_report: Annotated[
+        Path | None,
+        typer.Option("--bench", help="What `bench` found here; else what a slow core does."),
+    ] = None,
+    settings_file: SettingsOption = None,
+    report: ReportOption = None,
+) -> None:
+    """Say how many cores, how much memory and how many partitions a load needs.
+
+    Example: `streamrank size --users 100000 --items 50000 --events 500 --requests 100`
+    """
+    from streamrank import settings, sizing
+
+    load = sizing.Load(
+        users, items, events, requests, events if reranks is None else reranks, candidates
+    )
+    pace = None if bench_report is None else sizing.pace_of(bench_report)
+    found = sizing.size(load, settings.load(settings_file), pace)
+    sizing.show(found, people)
+    write_report(report, found)
+
+
 @topics_app.command("create")
 def topics_create(settings_file: SettingsOption = None) -> None:
     """Create the topics that are missing.
