@@ -41,6 +41,7 @@ def build(
     again: Again,
     decoders: Mapping[str, Decoder],
     reports: frozenset[str],
+    share: float = 1.0,
     parity_limit: float = 0.05,
     ahead: timedelta = timedelta(hours=1),
     now: Clock = operators.utc_now,
@@ -48,15 +49,14 @@ def build(
     """Wire the flow. Whatever touches the outside comes in as an argument.
 
     `reports` are the topics whose bad records this flow sets aside; those of `events` are set
-    aside by the features flow, which reads them too.
+    aside by the features flow, which reads them too. `share` is the share of the users whose
+    lists are learned from.
     """
     flow = Dataflow("learn")
     records = op.input("events", flow, events)
     decoded = operators.decode("decode", records, decoders, ahead, now)
 
-    of_lists = op.filter(
-        "of_lists", decoded.oks, lambda read: steps_learning.is_of_the_join(read.event)
-    )
+    of_lists = op.filter("of_lists", decoded.oks, partial(steps_learning.is_of_the_join, share))
     by_user = op.key_on("by_user", of_lists, lambda read: read.event.key)
     advance = partial(steps_learning.advance, rules)
     alarm = partial(steps_learning.alarm, rules)

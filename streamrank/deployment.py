@@ -287,6 +287,7 @@ def learn_flow(build: Callable[..., Dataflow]) -> Dataflow:
         again=Again(again),
         decoders=decoders_of(known, *topics),
         reports=frozenset({known.topic("served")}),
+        share=learn.share,
         parity_limit=learn.parity_limit,
         ahead=known.events.max_ahead,
     )

@@ -40,6 +40,11 @@ LETTERS = Counter(
 SKIPPED = Counter(
     "streamrank_skipped", "Events that did not count: late, duplicate.", ["why"], registry=REGISTRY
 )
+LEFT_OUT = Counter(
+    "streamrank_lists_left_out",
+    "Lists of users from whom nothing is learned (learn.share).",
+    registry=REGISTRY,
+)
 RANKINGS = Counter("streamrank_rankings", "Ranked lists made.", ["source"], registry=REGISTRY)
 DEGRADED = Counter(
     "streamrank_degraded", "Lists made while the store did not answer.", registry=REGISTRY

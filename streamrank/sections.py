@@ -238,6 +238,9 @@ class LearnSection(Section):
     """How long feedback waits for its list, and a list that is over for late feedback."""
     lists: Annotated[int, Field(ge=1, le=10_000)] = 100
     """Lists of a user that may wait for feedback; of more, the oldest is over at once."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the users whose lists are learned from: less than all where these are more lists
+    than one learner can take."""
     batch: Annotated[int, Field(ge=1, le=100_000)] = 64
     """New lists that make an update."""
     every: Duration = timedelta(seconds=2)

@@ -146,7 +146,7 @@ def size(load: Load, known: Settings, pace: Pace | None = None) -> dict[str, Any
     rank = lists * one_list + load.events * _DEED / usual
     shown = load.requests * load.candidates  # a list that is ranked again was seen already
     features = (load.events + load.requests + _IMPRESSION * shown) / pace.events
-    learn = lists * _LESSON * one_list
+    learn = known.learn.share * lists * _LESSON * one_list
 
     held = session_bytes(load.candidates, session.history, session.lists)
     cached = min(load.items, known.rank.cache_rows) * (CACHED + width)
@@ -202,5 +202,6 @@ def show(found: dict[str, Any], console: Console) -> None:
     if found["learn"]["cores"] > 1:
         console.print(
             f"the learner, of which there is one, would keep {found['learn']['cores']:.1f} cores "
-            "busy: it repeats less of the past, and beyond some two cores it falls behind"
+            "busy: it repeats less of the past, and beyond some two cores it falls behind "
+            "(learn.share has it learn from fewer users)"
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from zlib import crc32
 
 from streamrank.edges.kafka import Incoming, Outgoing
 from streamrank.events import DeadLetter, Event, Ranking, Request, Served
@@ -70,6 +71,16 @@ def decode(
             yield Read(event, record)
         except ValueError as error:
             yield dead_letter(record, str(error), now)
+
+
+def is_of_share(user: str, share: float) -> bool:
+    """Say whether a user is of a share of them; who is of one is of every larger one.
+
+    Examples:
+        >>> is_of_share("u1", 1.0), is_of_share("u1", 0.0)
+        (True, False)
+    """
+    return crc32(user.encode()) < share * 2**32
 
 
 def dead_letter(record: Incoming, reason: str, now: datetime) -> DeadLetter:

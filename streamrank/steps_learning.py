@@ -15,13 +15,14 @@ from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
+from streamrank import metrics
 from streamrank.edges.kafka import Outgoing
 from streamrank.events import Interaction, Served, Shown
 from streamrank.learning import join
 from streamrank.learning.examples import Example
 from streamrank.learning.join import Arrival, Joining, Outcome, Rules
 from streamrank.learning.parity import Compared, Parity
-from streamrank.steps import Message, Read, milliseconds
+from streamrank.steps import Read, is_of_share, milliseconds
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +50,15 @@ class Opens(Protocol):
 # --- join -------------------------------------------------------------------------------------
 
 
-def is_of_the_join(event: Message) -> bool:
-    """Say whether the join takes this event in."""
-    return isinstance(event, (Interaction, Shown, Served))
+def is_of_the_join(share: float, read: Read) -> bool:
+    """Say whether the join takes an event in: of a share of the users, all that they do."""
+    event = read.event
+    if not isinstance(event, (Interaction, Shown, Served)):
+        return False
+    taken = is_of_share(event.key, share)
+    if not taken and isinstance(event, Served):
+        metrics.LEFT_OUT.inc()
+    return taken
 
 
 def begin(saved: Joining | None, now: datetime) -> Joining:

@@ -12,7 +12,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from zlib import crc32
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from streamrank.features.inputs import Query, Rows, context_features
 from streamrank.features.state import UserState
 from streamrank.learning import parity
 from streamrank.learning.parity import Compared
-from streamrank.steps import Plan, Read, milliseconds
+from streamrank.steps import Plan, Read, is_of_share, milliseconds
 from streamrank.steps_ranking import Scorer, track
 
 log = logging.getLogger(__name__)
@@ -56,7 +55,7 @@ class Watch:
     def takes(self, read: Read) -> bool:
         """Say whether an event is of a user of the sample."""
         taken = isinstance(read.event, (Interaction, Shown, Request, Served))
-        return taken and crc32(read.event.key.encode()) < self.share * 2**32
+        return taken and is_of_share(read.event.key, self.share)
 
 
 @dataclass(frozen=True, slots=True)

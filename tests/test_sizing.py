@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrank import sizing
+from streamrank import settings, sizing
 from streamrank.errors import StreamRankError
 from streamrank.settings import Settings
 from streamrank.sizing import MB, Load, Pace
@@ -66,6 +66,13 @@ def test_what_bench_measured_counts(tmp_path: Path) -> None:
     slow = sizing.size(USUAL, KNOWN, Pace(rankings=400))
     quick = sizing.size(USUAL, KNOWN, sizing.pace_of(report))
     assert quick["rank"]["cores"] == pytest.approx(slow["rank"]["cores"] / 2)
+
+
+def test_a_learner_of_half_the_users_has_half_to_do() -> None:
+    half = settings.changed(KNOWN, {"learn": {"share": 0.5}})
+    found, whole = sizing.size(USUAL, half), sizing.size(USUAL, KNOWN)
+    assert found["learn"]["cores"] == pytest.approx(whole["learn"]["cores"] / 2)
+    assert found["rank"] == whole["rank"]
 
 
 def test_a_pace_of_short_lists_says_the_same_of_long_ones() -> None:

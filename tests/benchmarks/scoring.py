@@ -5,8 +5,9 @@
 Lists have 100 candidates and 50 steps of history.
 
 `formats` times sessions on what is already stacked, in turn, on one core without spinning, in
-batches of 1 and 32; figures are milliseconds a list.  The models have weights as they begin: what
-they cost does not depend on what they know.  fp16 is for a GPU, and not run where there is none.
+batches of 1 and 32; figures are milliseconds a list.  The models have weights as they begin, and
+the bins that fit the lists of simulated shoppers: a feature that is one of two numbers has one.
+fp16 is for a GPU, and not run where there is none.
 
 `scorer` compares ONNX Runtime's session as it comes with the scorer, which starts from the single
 lists, as the flow does: it stacks, runs, checks and cuts.  `mixed` are lists of 2 to 300
@@ -27,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,9 @@ import onnxruntime
 import torch
 from rich.console import Console
 
-from streamrank import reading, replay
-from streamrank.edges.onnxruntime import OnnxScorer, ProviderMissing
+from streamrank import infer, reading, replay
+from streamrank.edges.kafka import Incoming
+from streamrank.edges.onnxruntime import AsShown, OnnxScorer, ProviderMissing
 from streamrank.features import inputs
 from streamrank.features.inputs import Inputs
 from streamrank.features.schema import Schema
@@ -48,7 +51,7 @@ from streamrank.steps_ranking import Scorer
 from tests.benchmarks.lists import Run
 
 CANDIDATES, STEPS, SECONDS, LISTS = 100, 50, 4.0, 4_000
-SCHEMA = Schema(item={"price": "number", "title": "text", "tags": "text_list"})
+UNTIL = 1_700_000_000_000
 
 
 def a_list(config: Configuration, candidates: int) -> Inputs:
@@ -57,10 +60,21 @@ def a_list(config: Configuration, candidates: int) -> Inputs:
     return {name: array[0] for name, array in batch.items()}
 
 
+@cache
+def shown() -> tuple[Schema, Sequence[Inputs]]:
+    """Return what some lists of simulated shoppers are made of, and their inputs."""
+    past = list(World(seed=0).history(300, until=UNTIL))
+    known = infer.infer(past).settings
+    records = [Incoming(replay.TOPIC, 0, n, event.encode()) for n, event in enumerate(past)]
+    lane = replay.lane_of(known, AsShown(), datetime.now(UTC))
+    return known.feature_schema(), [one.inputs for one in replay.gather(lane, records, known)]
+
+
 def untrained(config: Configuration) -> Ranker:
-    """Return a Ranker of random weights, with as many bins as a trained one has."""
-    random = np.random.default_rng(0)
-    numbers, context = (random.normal(size=(500, n)) for n in (config.numbers, config.context))
+    """Return a Ranker of random weights, with the bins of the shoppers' lists."""
+    _, lists = shown()
+    numbers = np.concatenate([one["candidate_numbers"] for one in lists])
+    context = np.stack([one["context_numbers"] for one in lists])
     return Ranker(config, fit_bins(numbers, config.bins), fit_bins(context, config.bins))
 
 
@@ -129,7 +143,7 @@ def sizes(names: Sequence[Size], threads: int) -> dict[str, Any]:
     """Time every size in every format."""
     found: dict[str, Any] = {}
     for size in names:
-        config = configure(SCHEMA, size)
+        config = configure(shown()[0], size)
         graph = export.to_onnx(untrained(config).eval())
         graphs = formats(graph, [export.random_inputs(config, 1, STEPS, CANDIDATES)])
         scorers = {
@@ -161,7 +175,7 @@ def _on_gpu(graph: bytes) -> OnnxScorer | None:
 def simulated(folder: Path) -> Path:
     """Write a log of simulated shoppers."""
     log = folder / "events.jsonl"
-    history = World(seed=0).history(LISTS, until=1_700_000_000_000)
+    history = World(seed=0).history(LISTS, until=UNTIL)
     log.write_bytes(b"".join(event.encode() + b"\n" for event in history))
     return log
 
@@ -214,7 +228,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.manual_seed(0)
     console = Console()
-    config = configure(SCHEMA, (asked.size or ["small"])[0])
+    config = configure(shown()[0], (asked.size or ["small"])[0])
     found: dict[str, Any] = {
         "threads": asked.threads,
         "machine": {"processor": platform.machine(), "cores": os.cpu_count()},

@@ -18,7 +18,7 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
 
 from flows import learn, rank
-from streamrank import steps_learning
+from streamrank import metrics, steps, steps_learning
 from streamrank.edges.kafka import Incoming, Outgoing
 from streamrank.events import decode_served
 from streamrank.learning.examples import Example, decode_example
@@ -75,6 +75,7 @@ class Stage:
     run: Run
     now: datetime = START
     notebook: Notebook = field(default_factory=Notebook)
+    share: float = 1.0
 
     def through(self, source: Source[Incoming], run: Run | None = None) -> Out:
         examples: list[tuple[str, Outgoing]] = []
@@ -91,6 +92,7 @@ class Stage:
             again=Again(lambda version: stage.TouchedFirst()),
             decoders=stage.decoders(),
             reports=frozenset({"served"}),
+            share=self.share,
             now=lambda: self.now,
         )
         (run or self.run)(flow)
@@ -157,6 +159,23 @@ def test_a_list_shown_elsewhere_is_learned_from_by_the_same_path(through: Stage)
     assert (example.source, example.labels.T.tolist()) == ("ranking", [[1, 0]])
     assert example.shown is not None
     assert example.shown.tolist() == [0, 1]
+
+
+def left_out() -> float:
+    return metrics.REGISTRY.get_sample_value("streamrank_lists_left_out_total") or 0.0
+
+
+def test_of_a_share_of_the_users_all_lists_are_learned_from_and_none_of_the_others() -> None:
+    users = [f"u{n}" for n in range(40)]
+    asking = [asked(n, "a", "b", user=user) for n, user in enumerate(users)]
+    clicking = [click(n, "a", f"q{n}", user=user) for n, user in enumerate(users)]
+    before = left_out()
+    out = Stage(run_main, share=0.5)(*served_of(*asking), *records(*clicking))
+    taken = {user for user in users if steps.is_of_share(user, 0.5)}
+    assert 10 < len(taken) < 30
+    assert {example.user for example in out.examples} == taken
+    assert out.outcomes == {"joined": len(taken), "with_feedback": len(taken)}
+    assert left_out() - before == len(users) - len(taken)
 
 
 def test_a_click_may_be_read_before_its_list(through: Stage) -> None:
