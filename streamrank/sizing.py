@@ -34,6 +34,9 @@ _DEED = 0.1
 """What a deed costs the rank flow that re-ranks nothing, of such a list."""
 _IMPRESSION = 0.1
 """What a candidate that was shown costs the features flow, of a deed."""
+_SCATTERED = 1.25
+"""What a deed costs more in the features flow with ten times as many users, from a thousand on: the
+store's pages lie apart, and a snapshot packs everybody who did something."""
 _LESSON = 5.0
 """What a list costs the learner with its share of old ones and verdicts, of scoring it."""
 
@@ -80,13 +83,13 @@ class Pace:
         rankings: Lists a second through the rank flow.
         candidates: Of these lists.
         history: Steps of history of these lists.
-        events: Deeds a second through the features flow.
+        events: Deeds a second through the features flow, of a thousand users.
     """
 
     rankings: float = 400.0
     candidates: int = 100
     history: int = 50
-    events: float = 9_000.0
+    events: float = 13_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,16 @@ def list_cost(candidates: int, history: int) -> float:
         (1.0, 4.6)
     """
     return _FIXED + _CANDIDATES * candidates + _HISTORY * history
+
+
+def event_cost(users: int) -> float:
+    """Return what a deed costs the features flow, of one where there are a thousand users.
+
+    Examples:
+        >>> event_cost(1_000), event_cost(1_000_000)
+        (1.0, 4.75)
+    """
+    return 1.0 + _SCATTERED * max(0.0, math.log10(max(1, users) / 1000))
 
 
 def session_bytes(candidates: int, history: int, lists: int) -> float:
@@ -145,7 +158,8 @@ def size(load: Load, known: Settings, pace: Pace | None = None) -> dict[str, Any
     one_list = list_cost(load.candidates, session.history) / usual
     rank = lists * one_list + load.events * _DEED / usual
     shown = load.requests * load.candidates  # a list that is ranked again was seen already
-    features = (load.events + load.requests + _IMPRESSION * shown) / pace.events
+    deeds = load.events + load.requests + _IMPRESSION * shown
+    features = deeds * event_cost(load.users) / pace.events
     learn = known.learn.share * lists * _LESSON * one_list
 
     held = session_bytes(load.candidates, session.history, session.lists)
