@@ -147,13 +147,16 @@ class CachedItems:
     def _renew_ahead(self, now: float) -> None:
         """Read some of what grows old: enough at once, and none of it too old before its turn."""
         age = self._store.max_age
-        self._look = now + age / _LOOKS
+        often = age / _LOOKS
+        late = now - self._look  # who is busy with a long batch looks later than that
+        pause = often + late if 0 < late < age else often
+        self._look = now + often
         until = self._until
         [due] = np.nonzero(self._asked & (until > now) & (until <= now + age / 2))
         if not len(due):
             return
         left = until[due] - now
-        turns = max(1, int(_LOOKS * left.min() / age))
+        turns = max(1, int(left.min() / pause))
         pace = -(-len(due) // turns)
         if pace < _WORTH_IT and left.min() > age / 4:
             return

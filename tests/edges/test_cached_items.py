@@ -142,6 +142,21 @@ def test_what_is_still_asked_for_is_read_again_a_few_at_a_time_before_it_is_too_
     )  # each of which costs some dozens of rows
 
 
+def test_who_looks_seldom_reads_more_at_a_time_and_never_all_at_once() -> None:
+    """Whole batches of lists may take many times as long as it is between two looks."""
+    here = Setup(max_rows=1_000)
+    ids = [f"i{n}" for n in range(640)]
+    for _ in range(2):
+        here.other.items(SCHEMA, ids, NOW)
+    most = 0
+    for _ in range(50):
+        here.seconds += 0.14  # of rows that last for 2 s
+        before = here.behind.asked
+        here.other.items(SCHEMA, ids, NOW)
+        most = max(most, here.behind.asked - before)
+    assert most <= 2 * 640 / 4
+
+
 def test_what_is_read_ahead_of_time_is_what_is_there_now() -> None:
     here = Setup()
     here.write("i0")
