@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 ROOT = Path(__file__).parents[2]
 sys.path[0] = str(ROOT)  # `feast` is the library, not the benchmark beside this one
@@ -204,8 +204,12 @@ def _read(known: Settings) -> bool:
     consumer = Consumer(options)
     parts = [TopicPartition(topic, part) for part in range(known.kafka.partitions)]
     ends = [(consumer.get_watermark_offsets(part, timeout=10) or (0, 1))[1] for part in parts]
-    noted = [one.offset for one in consumer.committed(parts, timeout=10)]
-    consumer.close()
+    try:
+        noted = [one.offset for one in consumer.committed(parts, timeout=10)]
+    except KafkaException:  # the broker's coordinator of the group is not there yet
+        return False
+    finally:
+        consumer.close()
     return noted == ends
 
 
