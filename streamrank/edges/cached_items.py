@@ -83,7 +83,7 @@ class CachedItems:
         """Return items, without what is past its TTL at `at` (ms), and how many rows were here."""
         now = self._clock()
         if now >= self._look:
-            self._renew_ahead(now)
+            self._renew_ahead(now, most=max(_WORTH_IT, len(ids) // 4))
         places = self._places_of(ids)
         [old] = np.nonzero(self._until[places] <= now)
         self._asked[places] = True
@@ -144,8 +144,11 @@ class CachedItems:
         self._until[old], self._stamps[:, old] = until, stamps
         self._asked[old], self._look = asked, look
 
-    def _renew_ahead(self, now: float) -> None:
-        """Read some of what grows old: enough at once, and none of it too old before its turn."""
+    def _renew_ahead(self, now: float, most: int) -> None:
+        """Read some of what grows old: enough at once, and none of it too old before its turn.
+
+        No more than `most`: after a silence a single list would else wait for all the others'.
+        """
         age = self._store.max_age
         often = age / _LOOKS
         late = now - self._look  # who is busy with a long batch looks later than that
@@ -160,7 +163,7 @@ class CachedItems:
         pace = -(-len(due) // turns)
         if pace < _WORTH_IT and left.min() > age / 4:
             return
-        some = due[np.argsort(left)[: max(_WORTH_IT, pace)]]
+        some = due[np.argsort(left)[: min(most, max(_WORTH_IT, pace))]]
         self._write(some, [self._names[place] for place in some.tolist()], anew=True)
 
     def _write(self, places: Array, keys: Sequence[str], *, anew: bool = False) -> None:

@@ -157,6 +157,16 @@ def test_who_looks_seldom_reads_more_at_a_time_and_never_all_at_once() -> None:
     assert most <= 2 * 640 / 4
 
 
+def test_a_list_after_a_silence_does_not_wait_for_the_rows_of_all_others() -> None:
+    here = Setup(max_rows=1_000)
+    ids = [f"i{n}" for n in range(640)]
+    for _ in range(2):
+        here.other.items(SCHEMA, ids, NOW)
+    here.seconds, before = 1.2, here.behind.asked
+    here.other.items(SCHEMA, ids[:20], NOW)
+    assert here.behind.asked - before <= 2 * 64
+
+
 def test_what_is_read_ahead_of_time_is_what_is_there_now() -> None:
     here = Setup()
     here.write("i0")
