@@ -32,8 +32,8 @@ _FIXED, _CANDIDATES, _HISTORY = 0.44, 0.40 / 100, 0.16 / 50
 """Of what a list of 100 candidates and 50 steps of history costs the rank flow."""
 _DEED = 0.1
 """What a deed costs the rank flow that re-ranks nothing, of such a list."""
-_IMPRESSION = 0.1
-"""What a candidate that was shown costs the features flow, of a deed."""
+_IMPRESSION = 0.05
+"""What a candidate that was shown costs the features flow, of a deed: to be read and counted."""
 _SCATTERED = 1.25
 """What a deed costs more in the features flow with ten times as many users, from a thousand on: the
 store's pages lie apart, and a snapshot packs everybody who did something."""
@@ -46,9 +46,10 @@ _RANK, _FEATURES, _LEARN = 550 * MB, 300 * MB, 1_300 * MB
 """Each flow with its libraries, and the learner with the lists that it repeats."""
 _SESSION, _ID, _STEP = 180, 8.7, 54
 """A session without anything; a candidate in a list; a step of history."""
-USER, ITEM, CACHED = 830, 2_600, 1_500
-"""A user and an item in the features flow, and an item in the rank flow's cache, but for the
-numbers of their windows."""
+USER, ITEM = 830, 2_600
+"""A user and an item in the features flow, but for the numbers of their windows."""
+_CACHED = 1_500
+"""An item in the rank flow's cache, likewise: twice what one with a single number takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ def size(load: Load, known: Settings, pace: Pace | None = None) -> dict[str, Any
         pace: What one core does.
 
     Returns:
-        A `Need` for each flow, the partitions of the topics, and megabytes a second to the broker.
+        A `Need` for each flow, the partitions of the topics, and what it was reckoned from.
 
     Examples:
         >>> small = Load(users=1_000, items=1_000, events=10, requests=5, reranks=10)
@@ -163,7 +164,7 @@ def size(load: Load, known: Settings, pace: Pace | None = None) -> dict[str, Any
     learn = known.learn.share * lists * _LESSON * one_list
 
     held = session_bytes(load.candidates, session.history, session.lists)
-    cached = min(load.items, known.rank.cache_rows) * (CACHED + width)
+    cached = min(load.items, known.rank.cache_rows) * (_CACHED + width)
     rank_processes, features_processes = _processes(rank), _processes(features)
     everything = load.users * (USER + width) + load.items * (ITEM + width)
     return {

@@ -45,9 +45,10 @@ from streamrank.features.inputs import Inputs
 from streamrank.features.schema import Schema
 from streamrank.learning.examples import Example
 from streamrank.model import compression, export, training
-from streamrank.model.ranker import SIZES, Configuration, Ranker, Size, configure, fit_bins
+from streamrank.model.ranker import SIZES, Configuration, Size, configure
 from streamrank.simulate import World
 from streamrank.steps_ranking import Scorer
+from tests.benchmarks import steps
 from tests.benchmarks.lists import Run
 
 CANDIDATES, STEPS, SECONDS, LISTS = 100, 50, 4.0, 4_000
@@ -68,14 +69,6 @@ def shown() -> tuple[Schema, Sequence[Inputs]]:
     records = [Incoming(replay.TOPIC, 0, n, event.encode()) for n, event in enumerate(past)]
     lane = replay.lane_of(known, AsShown(), datetime.now(UTC))
     return known.feature_schema(), [one.inputs for one in replay.gather(lane, records, known)]
-
-
-def untrained(config: Configuration) -> Ranker:
-    """Return a Ranker of random weights, with the bins of the shoppers' lists."""
-    _, lists = shown()
-    numbers = np.concatenate([one["candidate_numbers"] for one in lists])
-    context = np.stack([one["context_numbers"] for one in lists])
-    return Ranker(config, fit_bins(numbers, config.bins), fit_bins(context, config.bins))
 
 
 def latency(calls: Sequence[Callable[[], object]], lists: int) -> list[dict[str, float]]:
@@ -144,7 +137,7 @@ def sizes(names: Sequence[Size], threads: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for size in names:
         config = configure(shown()[0], size)
-        graph = export.to_onnx(untrained(config).eval())
+        graph = export.to_onnx(steps.fitted(config, shown()[1]))
         graphs = formats(graph, [export.random_inputs(config, 1, STEPS, CANDIDATES)])
         scorers = {
             name: OnnxScorer(one, version=name, provider="cpu", threads=threads)
@@ -233,7 +226,7 @@ def main() -> None:
         "threads": asked.threads,
         "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
         "formats": sizes(asked.size or list(SIZES), asked.threads),
-        "scorer": compare(export.to_onnx(untrained(config).eval()), config, asked.threads),
+        "scorer": compare(export.to_onnx(steps.fitted(config, shown()[1])), config, asked.threads),
     }
     if not asked.no_quality:
         with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,8 @@
 What `growth.py` measured on this machine is held against what the model says: the time of a list
 by candidates and by history, each against a list of 100 candidates and 50 steps; the bytes of a
 silent user's session; and what a user and an item more take in the features flow.  1 is exact, 2
-is twice what was measured.
+is twice what was measured.  The model's numbers come from such a report, so that a new one says
+whether they hold, and the one they come from only whether straight lines do.
 """
 
 from __future__ import annotations

@@ -151,19 +151,25 @@ def cost(work: Callable[[Any], object], given: Sequence[Any], size: int, seconds
     return round(1e6 * best, 1)
 
 
-def untrained(lists: Lists) -> Any:
-    """Return a small Ranker whose bins are those of the lists; it costs what a trained one does.
+def fitted(config: Any, seen: Sequence[Any]) -> Any:
+    """Return a Ranker of random weights whose bins fit inputs: it costs what a trained one does.
 
     A feature that is one of two numbers has one bin, not twelve: bins of anything else would not
     do the work that is to be measured.
     """
-    from streamrank.model.ranker import Ranker, configure, fit_bins
+    from streamrank.model.ranker import Ranker, fit_bins
 
-    config = configure(lists.plan.schema, "small")
-    seen = [one.inputs for one in enrich(lists)(lists.queries)]
     numbers = np.concatenate([one["candidate_numbers"] for one in seen])
     context = np.stack([one["context_numbers"] for one in seen])
     return Ranker(config, fit_bins(numbers, config.bins), fit_bins(context, config.bins)).eval()
+
+
+def untrained(lists: Lists) -> Any:
+    """Return a small Ranker with the bins of the lists."""
+    from streamrank.model.ranker import configure
+
+    config = configure(lists.plan.schema, "small")
+    return fitted(config, [one.inputs for one in enrich(lists)(lists.queries)])
 
 
 def scorer_of(lists: Lists) -> Any:
