@@ -22,6 +22,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeVar
 
+from streamrank.by_thread import ByThread
 from streamrank.edges.onnxruntime import OnnxScorer, ScoringFailed
 from streamrank.edges.registry import RegistryUnusable, Verified, VersionMissing, VersionRefused
 from streamrank.errors import StreamRankError
@@ -75,7 +76,7 @@ class HotSwap:
         self._previous: Scorer | None = None
         self._load, self._slower = load, slower
         self._retry = retry.total_seconds()
-        self._scored_by = threading.local()
+        self._scored_by: ByThread[str] = ByThread()
         self._turn = threading.Condition()
         self._wanted: tuple[str, str] | None = None
         self._ended = False
@@ -86,8 +87,8 @@ class HotSwap:
     @property
     def version(self) -> str:
         """Which version scored this thread's last batch; before that, which one serves."""
-        found: str = getattr(self._scored_by, "version", self._serving.version)
-        return found
+        found = self._scored_by.get()
+        return self._serving.version if found is None else found
 
     @property
     def serving(self) -> str:
@@ -97,7 +98,7 @@ class HotSwap:
     def score(self, batch: Sequence[Inputs]) -> list[Array]:
         """Return scores of shape (C, heads) for each list, all by one version."""
         serving = self._serving  # read once: a swap may come while this batch is scored
-        self._scored_by.version = serving.version
+        self._scored_by.set(serving.version)
         return serving.score(batch)
 
     def find(self, trails: Sequence[Trail], count: int) -> list[list[str]]:

@@ -7,8 +7,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from threading import Lock, local
+from threading import Lock
 
+from streamrank.by_thread import ByThread
 from streamrank.edges.cached_items import CachedItems
 from streamrank.edges.store import Row, RowStore, StoreUnreachable, Values, View, fresh
 from streamrank.features.items import Items
@@ -56,7 +57,7 @@ class CachedStore:
         self._known: OrderedDict[tuple[View, str], Read] = OrderedDict()
         self._lock = Lock()
         self._writes = 0
-        self._own = local()
+        self._own: ByThread[tuple[Schema, int, CachedItems]] = ByThread()
         self._away = 0.0
         self.degraded = False
         self.hits = self.misses = 0
@@ -101,10 +102,11 @@ class CachedStore:
         What `read` would return, in a fraction of the time: each thread keeps them as arrays
         for as long as the rows are remembered.
         """
-        kept: tuple[Schema, int, CachedItems] | None = getattr(self._own, "items", None)
+        kept = self._own.get()
         if kept is None or kept[0] is not schema or kept[1] != self._writes:
             made = CachedItems(schema, self, max_items=self._max_rows, clock=self._clock)
-            kept = self._own.items = (schema, self._writes, made)
+            kept = schema, self._writes, made
+            self._own.set(kept)
         found, hits = kept[2].read(ids, at)
         self.hits += hits
         return found

@@ -13,7 +13,6 @@ while its answer was lost, are refused when they come again; to a producer this 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +23,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from confluent_kafka import KafkaError as Code
 from confluent_kafka import KafkaException, Message, Producer
 
+from streamrank.by_thread import ByThread
 from streamrank.edges.kafka_client import PATIENCE, Broker, patience_of
 from streamrank.edges.kafka_connection import (
     ID_HEADER,
@@ -70,7 +70,7 @@ class KafkaSink(FixedPartitionedSink[Outgoing, Written]):
         self._connection = connection
         self._topic = topic
         self._letters = letters
-        self._workers = threading.local()
+        self._own: ByThread[tuple[Broker, _Writer]] = ByThread()
 
     def list_parts(self) -> list[str]:
         """Return one key per partition; sorted, they are in the partitions' order.
@@ -101,7 +101,7 @@ class KafkaSink(FixedPartitionedSink[Outgoing, Written]):
 
     def _clients(self) -> tuple[Broker, _Writer]:
         # For each worker thread its own: a producer's reports then come in that thread alone.
-        clients: tuple[Broker, _Writer] | None = getattr(self._workers, "clients", None)
+        clients = self._own.get()
         if clients is None:
             limits = {
                 "message.max.bytes": LARGEST,
@@ -109,7 +109,8 @@ class KafkaSink(FixedPartitionedSink[Outgoing, Written]):
             }
             settings = {"enable.idempotence": True, "linger.ms": 0, **limits}
             writer = _Writer(settings | for_producer(self._connection))
-            clients = self._workers.clients = Broker(self._connection), writer
+            clients = Broker(self._connection), writer
+            self._own.set(clients)
         return clients
 
 

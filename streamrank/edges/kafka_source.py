@@ -21,6 +21,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Code
 
+from streamrank.by_thread import ByThread
 from streamrank.edges.kafka_client import (
     BATCH,
     PATIENCE,
@@ -94,7 +95,7 @@ class KafkaSource(FixedPartitionedSource[Incoming, int]):
         self._look = look.total_seconds()
         self._pause = pause
         self._counts: dict[str, int] = {}
-        self._workers = threading.local()
+        self._feeds: ByThread[_Feed] = ByThread()
 
     def list_parts(self) -> list[str]:
         """Return one key per partition, like `events[3]`; a broker may be coming up.
@@ -118,11 +119,11 @@ class KafkaSource(FixedPartitionedSource[Incoming, int]):
         """
         topic, _, index = for_part.removesuffix("]").partition("[")
         where = topic, int(index)
-        feed: _Feed | None = getattr(self._workers, "feed", None)
+        feed = self._feeds.get()
         if feed is None or where in feed.waiting or feed.closed:
             watch = _Watch(self._counts, self._look)
             feed = _Feed(self._consumer, self._patience, watch, self._pause)
-            self._workers.feed = feed
+            self._feeds.set(feed)
         feed.open(where, resume_state, self._start)
         return _Partition(feed, where)
 
