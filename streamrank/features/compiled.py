@@ -30,7 +30,6 @@ Integers = Annotated[_Array, "readonly", "int64", 1]
 IntegerTable = Annotated[_Array, "readonly", "int64", 2]
 Flags = Annotated[_Array, "readonly", "boolean", 1]
 Made = Annotated[_Array, "made", "float64", 2]
-MadeRow = Annotated[_Array, "made", "float64", 1]
 Numbers = Annotated[_Array, "made", "float32", 2]
 """What a loop makes and returns."""
 Columns = Annotated[_Array, "columns", "float32", 2]

@@ -62,11 +62,10 @@ def _next_features(schema: Schema) -> list[Feature]:
 
 
 def _next(view: View, out: Array) -> None:
-    followers = view.followers
-    if not followers:
+    shares = view.followers
+    if shares is None:
         out[:, 2] = 1.0
         return
-    shares = np.array(followers)
     near = shares / np.arange(1.0, 1.0 + len(shares))[:, None]  # the last ones count most
     _next_of(shares, near, ranks(near.max(0, keepdims=True)), out)
 

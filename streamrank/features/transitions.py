@@ -11,7 +11,7 @@ References:
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from streamrank.features.compiled import Integers, MadeRow, Reals, compiled
+from streamrank.features.compiled import Integers, Made, Reals, compiled
 from streamrank.features.schema import hashed
 
 Array = np.ndarray[Any, Any]
@@ -162,35 +162,45 @@ def unpack(vector: Array) -> Transitions:
     return Transitions(int(vector[0]), float(vector[1]), found)
 
 
-def shares(vector: Array, hashes: Array, prior: float) -> Array:
-    """Return which share of what came after an item each of these was, float64 (C,).
+def shares(vectors: Sequence[Array], hashes: Array, prior: float) -> Array:
+    """Return which share of what came after some items each of these was, float64 (N, C).
 
     Args:
-        vector: As `pack` wrote it.
+        vectors: Of N items, as `pack` wrote them; an empty one for nothing known.
         hashes: The `hashed` ids of what may come now, int64 (C,).
         prior: Weight of nothing in particular, so that one visit makes no certainty.
 
     Raises:
-        ValueError: The vector is no such one.
+        ValueError: A vector is no such one.
 
     Examples:
         >>> seen = follow(Transitions(), "b", 1.0, 10**12, 3600.0)
-        >>> shares(pack(seen), np.array([hashed("a"), hashed("b")]), prior=1.0)
-        array([0. , 0.5])
+        >>> shares([pack(seen)], np.array([hashed("a"), hashed("b")]), prior=1.0)
+        array([[0. , 0.5]])
     """
-    _check(vector)
-    return _shares(np.ascontiguousarray(vector, np.float64), hashes, prior)
+    for vector in vectors:
+        if len(vector):
+            _check(vector)
+    sizes = np.array([len(vector) for vector in vectors], np.int64)
+    together = np.concatenate([np.zeros(0), *vectors])
+    return _shares(together, sizes, hashes, prior)
 
 
 @compiled
-def _shares(vector: Reals, hashes: Integers, prior: float) -> MadeRow:
-    count = len(vector) // 2 - 1
-    found = np.zeros(len(hashes))
-    for n in range(count):
-        known, share = vector[2 + n], vector[2 + count + n] / (vector[1] + prior)
-        for c, hash_ in enumerate(hashes):
-            if float(hash_ >> _EXACT) == known:
-                found[c] = share
+def _shares(vectors: Reals, sizes: Integers, hashes: Integers, prior: float) -> Made:
+    found = np.zeros((len(sizes), len(hashes)))
+    places = (hashes >> _EXACT).astype(np.float64)
+    order = np.argsort(places)
+    rising = places[order]
+    first = 0
+    for row, size in enumerate(sizes):
+        count = size // 2 - 1
+        for n in range(first + 2, first + 2 + count):
+            at = np.searchsorted(rising, vectors[n])
+            while at < len(rising) and rising[at] == vectors[n]:
+                found[row, order[at]] = vectors[n + count] / (vectors[first + 1] + prior)
+                at += 1
+        first += size
     return found
 
 

@@ -185,21 +185,17 @@ class View:
         return [(there, places[i]) for there, i in enumerate(self.earlier[-1]) if i in held]
 
     @property
-    def followers(self) -> list[Array]:
-        """Which share of what people touch after it each candidate is, (C,) by item touched.
+    def followers(self) -> Array | None:
+        """Which share of what people touch after an item each candidate is, (items, C).
 
-        Of the items that this user touched last, the last first.  Empty where nothing is known
+        Of the items that this user touched last, the last first; `None` where nothing is known
         of any of them.
         """
-        known = self.rows.next_items
-        if not known or not any(item in known for item in self.history.recent):
-            return []
-        return [
-            transitions.shares(known[item], self.items.hashes, FOLLOWERS_PRIOR)
-            if item in known
-            else np.zeros(self.size)
-            for item in self.history.recent
-        ]
+        known, recent = self.rows.next_items, self.history.recent
+        if not known or not any(item in known for item in recent):
+            return None
+        vectors = [known.get(item, _NOTHING) for item in recent]
+        return transitions.shares(vectors, self.items.hashes, FOLLOWERS_PRIOR)
 
     # --- places -------------------------------------------------------------------------------
 

@@ -84,8 +84,28 @@ def test_shares_are_of_all_that_followed_and_of_a_prior() -> None:
     known = Transitions()
     for item in "bcb":
         known = follow(known, item, 1.0, NOW, DAY)
-    found = shares(pack(known), np.array([hashed(item) for item in "bcd"]), prior=1.0)
-    assert found.tolist() == [0.5, 0.25, 0.0]
+    found = shares([pack(known)], np.array([hashed(item) for item in "bcd"]), prior=1.0)
+    assert found.tolist() == [[0.5, 0.25, 0.0]]
+
+
+@given(st.lists(visits | st.just([]), max_size=4), st.lists(st.sampled_from("abcdx"), max_size=8))
+def test_shares_of_several_are_those_of_each(
+    found: list[list[tuple[str, int]]], items: list[str]
+) -> None:
+    vectors, expected = [], []
+    for one in found:
+        known = Transitions()
+        for item, at in one:
+            known = follow(known, item, 1.0, at, DAY)
+        vectors.append(pack(known) if one else np.zeros(0))
+        expected.append([known.weights.get(place(item), 0.0) / (known.total + 2) for item in items])
+    shared = shares(vectors, np.array(list(map(hashed, items)), np.int64), prior=2.0)
+    assert shared == pytest.approx(np.array(expected).reshape(len(found), len(items)))
+
+
+def test_a_vector_of_another_shape_among_several_is_refused() -> None:
+    with pytest.raises(ValueError, match="transitions must hold an even number of values, got 3"):
+        shares([np.zeros(0), np.zeros(3)], np.array([1]), prior=1.0)
 
 
 def test_the_lightest_is_forgotten_and_what_came_just_now_is_not() -> None:
