@@ -48,8 +48,8 @@ _SESSION, _ID, _STEP = 180, 8.7, 54
 """A session without anything; a candidate in a list; a step of history."""
 USER, ITEM = 830, 2_600
 """A user and an item in the features flow, but for the numbers of their windows."""
-_CACHED = 1_500
-"""An item in the rank flow's cache, likewise: twice what one with a single number takes."""
+_CACHED = 3_600
+"""An item in the rank flow's cache, likewise: twice what one with a single number takes (1,840)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,29 @@
 import json
 import math
+import tracemalloc
+from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamrank import settings, sizing
+from streamrank.edges.cache import CachedStore
+from streamrank.edges.store import MemoryStore, Row, View
 from streamrank.errors import StreamRankError
+from streamrank.features import windows
 from streamrank.settings import Settings
 from streamrank.sizing import MB, Load, Pace
 
 ROOT = Path(__file__).parents[1]
 USUAL = Load(users=100_000, items=50_000, events=300, requests=50, reranks=100)
 KNOWN = Settings()
+DAY = timedelta(days=1)
 
 loads = st.builds(
     Load,
@@ -109,3 +117,28 @@ def test_the_manifests_ask_for_what_the_usual_load_needs(flow: str) -> None:
     assert every["spec"]["replicas"] >= need["processes"]
     assert float(asked["cpu"]) >= min(1.0, need["cores"])
     assert int(asked["memory"].removesuffix("Gi")) * 1024 * MB >= need["memory"]
+
+
+class Everything(MemoryStore):
+    """A store that knows a window and a price of whatever it is asked for."""
+
+    def rows(self, view: View, keys: Sequence[str]) -> list[Row | None]:
+        schema = KNOWN.feature_schema()
+        width = windows.width(len(schema.horizons), len(schema.channels))
+        if view == "item_windows":
+            return [Row(view, key, 1, 0, np.full(width, 1.5)) for key in keys]
+        return [Row(view, key, 1, 0, {"price": 1.0}) for key in keys]
+
+
+def test_an_item_in_the_cache_takes_half_of_what_is_reckoned_where_it_has_a_single_number() -> None:
+    schema = settings.changed(KNOWN, {"fields": {"item": {"price": "number"}}}).feature_schema()
+    items, cache = 16_000, CachedStore(Everything(schema, DAY), max_rows=100_000, max_age=DAY)
+    tracemalloc.start()
+    for start in range(0, items, 1_000):
+        cache.items(schema, [f"i{n}" for n in range(start, start + 1_000)], 1)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    few, many = (
+        sizing.size(replace(USUAL, items=count), KNOWN)["rank"]["memory"] for count in (1, items)
+    )
+    assert 0.3 < taken / (many - few) < 0.7
