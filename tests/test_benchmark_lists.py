@@ -86,8 +86,9 @@ def replayed(log: Path) -> dict[str, dict[str, float]]:
 
 def benchmark(log: Path, report: Path) -> dict[str, Any]:
     script = ROOT / "tests/benchmarks/lists.py"
+    more = ("--refits=2", "--distil=base", "--ablate")
     done = subprocess.run(
-        [sys.executable, script, "--events", log, "--report", report, "--refits=2", "--ablate"],
+        [sys.executable, script, "--events", log, "--report", report, *more],
         cwd=log.parent,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -120,4 +121,6 @@ def test_peers_are_measured_on_the_lists_that_a_replay_measures(tmp_path: Path) 
         for metric in ("mrr", "ndcg@10"):
             assert report[name][metric] == pytest.approx(simple[name][metric], abs=1e-12)
     assert all(set(one) >= {"mrr", "ahead"} for one in report["ablation"].values())
+    assert set(report["distillation"]) == {"base", "small from base"}
+    assert all(set(one) >= {"mrr", "ahead"} for one in report["distillation"].values())
     assert report["recently_touched"]["mrr"] == report["logistic"]["mrr"] == 1.0

@@ -22,7 +22,7 @@ LONG = 20
 OF_LONG: dict[str, Any] = {"layers": 2, "heads": 2, "inner": 1, "dropout": 0.2}
 OF_SHORT: dict[str, Any] = {"layers": 1, "heads": 1, "inner": 1, "dropout": 0.5}
 FROM_LONG = Recipe(positions=3200, rate=2e-3, settle=0.3, every=4, patience=40)
-FROM_SHORT = Recipe(positions=1600, rate=1e-3, every=2, patience=16)
+FROM_SHORT = Recipe(positions=1600, rate=1e-3, every=2, patience=16, judged=3_000)
 """Model and recipe for either kind; `tests/benchmarks/sequences.py` measures them."""
 BATCHES = 20
 """Of an epoch, at least: from a small log a few large ones would teach nothing."""
@@ -32,8 +32,6 @@ SEVERAL = 1000
 """Steps of a batch below which one thread learns: on a busy machine several wait for each other."""
 PATIENT = 500
 """Batches without a better result after which a small log has taught what it can."""
-JUDGED = (1_000, 2_000_000_000)
-"""Sequences that a validation looks at: so many at least, else so many scores in all."""
 PROBED, FOUND = (3, 7), 10
 """Users and steps of the probe, and the items that are to be found for each."""
 
@@ -47,7 +45,7 @@ class Candidates:
         items: The ids of the catalogue's items, in order.
         probe: What the graph takes.
         expected: The scores of what it finds for that, float32 (B, K).
-        metrics: How well it found the last item of each sequence, out of the whole catalogue.
+        metrics: How well it found the last items that were held out, out of the whole catalogue.
         sequences: How many people it learned from.
     """
 
@@ -122,8 +120,7 @@ def _kind(histories: Sequence[History], items: int, size: Size) -> tuple[Shape, 
     steps = sum(len(one["items"]) for one in histories)
     long = steps >= LONG * len(histories)
     kind, how = (OF_LONG, FROM_LONG) if long else (OF_SHORT, FROM_SHORT)
-    judged = max(JUDGED[0], JUDGED[1] // items)
-    how = replace(how, epochs=size.epochs, seconds=size.seconds, judged=judged)
+    how = replace(how, epochs=size.epochs, seconds=size.seconds)
     if steps < BATCHES * how.positions:
         positions = max(SMALLEST, steps // BATCHES)
         patience = max(how.patience, PATIENT * positions // steps)

@@ -1,6 +1,6 @@
 """How a sequence model learns from what people did, without labels.
 
-Of each sequence the last item is held out; the rest teaches two tasks at once: the next item
+Of some sequences the last item is held out; all else teaches two tasks at once: the next item
 after every step, and items hidden in whole spans, found from both sides.  Both are told from
 negatives that the positions of a batch share.  Learning ends when the held-out items are no
 longer found better; the weights are the running mean of their course.
@@ -50,8 +50,8 @@ class Recipe:
         again: Whether items come again, so that those of the history are in the running too.
         patience: Epochs without a better result after which learning ends.
         every: Epochs from one validation to the next.
-        judged: Sequences whose held-out items are looked for, at most: it takes long in a large
-            catalogue.
+        judged: Sequences whose last item is held out, and looked for in each validation, at most.
+            Of all others the last one teaches too: what is newest says most of what comes next.
         seconds: After which no further epoch begins.
     """
 
@@ -70,7 +70,7 @@ class Recipe:
     again: bool = False
     patience: int = 12
     every: int = 1
-    judged: int = 10_000_000
+    judged: int = 1_000
     seconds: float = float("inf")
 
 
@@ -123,7 +123,7 @@ def learn(
     logs: Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Learned:
-    """Learn from sequences; the last item of each is held out and chooses the epoch.
+    """Learn from sequences; the last items of some are held out and choose the epoch.
 
     Args:
         histories: Sequences; those of fewer than three steps teach nothing.
@@ -183,9 +183,11 @@ class _Course:
         self.mean = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(_grouped(self.model, self.how), fused=True)
         self.random = np.random.default_rng(self.seed)
-        self.past = [{n: a[:-1] for n, a in one.items()} for one in self.histories]
-        self.held = np.array([one["items"][-1] for one in self.histories])
-        self.judges = _some(len(self.past), self.how.judged, self.seed)
+        self.judges = _some(len(self.histories), self.how.judged, self.seed)
+        self.held = np.array([self.histories[place]["items"][-1] for place in self.judges])
+        self.past = list(self.histories)
+        for place in self.judges:
+            self.past[place] = {n: a[:-1] for n, a in self.past[place].items()}
         self.sizes = np.array([min(len(one["items"]) - 1, self.shape.length) for one in self.past])
         counts = np.bincount(
             np.concatenate([one["items"] for one in self.past]), minlength=self.shape.items + 1
@@ -212,7 +214,7 @@ class _Course:
 
     def _found(self) -> dict[str, float]:
         past = [self.past[place] for place in self.judges]
-        return figures(ranks(self.mean, past, self.held[self.judges], again=self.how.again))
+        return figures(ranks(self.mean, past, self.held, again=self.how.again))
 
     def _epoch(self, epoch: int, best: float) -> None:
         self.model.train()

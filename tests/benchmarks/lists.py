@@ -1,6 +1,7 @@
 """StreamRank beside its peers on shown lists, in one run: the same lists, the same features.
 
     python tests/benchmarks/lists.py --events EVENTS --report lists.json [--ablate [NAME …]]
+        [--distil SIZE]
 
 The log goes through both flows once, as `streamrank replay` does it: the first lists are learned
 from, each later one is scored before its own feedback.  What StreamRank saw of every list is
@@ -12,7 +13,9 @@ feedback that had come by then; `..._frozen` is its first fit, on what StreamRan
 `seconds` is what learning took and scoring the measured lists, without the features, which all
 share.  `ahead` is StreamRank's mean lead over a peer on the same lists, with its 95 % bootstrap
 interval, drawn by user.  `--ablate` trains StreamRank again without some of what it sees, and with
-pre-training, or without that where the settings have it: all of it, or what is named.
+pre-training, or without that where the settings have it: all of it, or what is named.  `--distil`
+trains a larger one, and StreamRank again with what such larger ones, which have not learned from
+the list in question, think of its candidates.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import lightgbm
 import numpy as np
@@ -42,11 +45,13 @@ from streamrank.events import Interaction
 from streamrank.features.inputs import Array, Inputs
 from streamrank.learning.examples import Example
 from streamrank.learning.feedback import Feedback
+from streamrank.model.ranker import Size
 from streamrank.replay import Gathered, Survey, Train
 from streamrank.settings import Settings
 from streamrank.steps import Read
 from streamrank.steps_ranking import Scored, Scorer
 from tests.benchmarks.lists_ablation import ablated, ablations
+from tests.benchmarks.lists_distillation import distilled
 from tests.benchmarks.lists_peers import Outcome, Part, names_of, peers, simple_names
 
 METRICS = ("mrr", "ndcg@10")
@@ -217,8 +222,11 @@ def measure(asked: argparse.Namespace, console: Console) -> None:
     }
     write(asked.report, report)
     if asked.ablate is not None:
-        without = _ablation(ours, parts, known, asked.ablate, console)
-        write(asked.report, report | {"ablation": without})
+        report |= {"ablation": _ablation(ours, parts, known, asked.ablate, console)}
+        write(asked.report, report)
+    if asked.distil is not None:
+        report |= {"distillation": _distillation(ours, parts, known, asked.distil, console)}
+        write(asked.report, report)
 
 
 def write(path: Path, report: Mapping[str, Any]) -> None:
@@ -243,8 +251,26 @@ def _ablation(
             continue
         outcomes[name] = ablated(name, change, parts, known, known.model.seed)
         reading.say(console, f"{name}: {outcomes[name].seconds:.0f} s")
+    return _compared(outcomes, lists, "trained again", console)
+
+
+def _distillation(
+    whole: Outcome, parts: Sequence[Part], known: Settings, size: Size, console: Console
+) -> dict[str, dict[str, Any]]:
+    """Train a larger one and one taught by such; print the table."""
+    outcomes = {OURS: whole}
+    for name, outcome in distilled(parts, known, size):
+        outcomes[name] = outcome
+        reading.say(console, f"{name}: {outcome.seconds:.0f} s")
+    lists = [one for part in parts for one in part.lists]
+    return _compared(outcomes, lists, f"distilled from {size}", console)
+
+
+def _compared(
+    outcomes: Mapping[str, Outcome], lists: Sequence[Example], title: str, console: Console
+) -> dict[str, dict[str, Any]]:
     compared = compare(outcomes, lists)
-    show(compared, "trained again", console)
+    show(compared, title, console)
     return {name: system for name, system in compared.items() if name != OURS}
 
 
@@ -264,6 +290,11 @@ def main() -> None:
         nargs="*",
         metavar="NAME",
         help='also train without parts of it, all or those named, such as "with pre-training"',
+    )
+    parser.add_argument(
+        "--distil",
+        choices=get_args(Size),
+        help="also train one of this size, and StreamRank again, taught by it",
     )
     asked = parser.parse_args()
     measure(asked, Console())

@@ -4,13 +4,14 @@
 
 FILE has sequences in order, plain or gzip, as SASRec has them (`user item` a line) or as S3-Rec
 (`user item item ...` a line); which one it is shows.  Leave-one-out: the last item of a user
-tests, the one before it validates, all items of the catalogue are ranked but those that the user
-has had.  The sequence model learns from what comes before the validated item, which alone
-chooses the epoch; the test items are ranked once, at the end, by the weights of that epoch.
+tests, all items of the catalogue are ranked but those that the user has had.  Of some users,
+drawn by chance (`judged` of the recipe), the last item but one is held out, and chooses the
+epoch; of all others it teaches like the rest, as in the published runs of SASRec+ and gSASRec.
+The test items are ranked once, at the end, by the weights of that epoch.
 
 Peers in the same run: popularity, and from `implicit` the cosine between items, ALS and BPR.
-What they can be set to is chosen by the validated items too; then they are fitted again with
-those, since they have no other way to know of them.  `seconds` is what learning took, validation
+What they can be set to is chosen by the last items but one of all users; then they are fitted
+again with those.  `seconds` is what learning took, validation
 included, `peak_memory_mb` the process's highest until the test; a figure's `error` is its
 standard error over users.
 """
