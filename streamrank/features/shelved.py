@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Mapping
+from sys import intern
 from typing import cast
 
 import msgspec
@@ -19,7 +20,7 @@ from streamrank.features.ledger import Book
 from streamrank.features.schema import Schema
 from streamrank.features.transitions import Followers
 
-LAYOUT = 2
+LAYOUT = 3
 """Of the bytes: what another one wrote is refused."""
 _Fields = dict[str, str | float | bool | tuple[str | float, ...] | None]
 
@@ -46,10 +47,12 @@ class _People(_Shelf, array_like=True):
     books: list[Book]
     touched: list[tuple[str, ...]]
     sessions: list[str | None]
+    chosen: list[tuple[str, ...]]
 
 
 class _Things(_Shelf, array_like=True):
     followers: list[Followers | None]
+    beside: list[Followers | None]
 
 
 Waiting = tuple[list[str], ...]
@@ -79,6 +82,7 @@ def pack_people(form: str, known: Mapping[str, Person], waiting: Waiting) -> byt
             [one.book for one in people],
             [one.touched for one in people],
             [one.session for one in people],
+            [one.chosen for one in people],
         )
     )
 
@@ -92,9 +96,17 @@ def people(saved: bytes, form: str, now: int) -> tuple[dict[str, Person], Waitin
     _check(saved, form)
     found = _people(saved)
     known = {
-        key: Person(counts, book, touched, session, _described(found, key), now)
-        for key, counts, book, touched, session in zip(
-            found.keys, _parted(found), found.books, found.touched, found.sessions, strict=True
+        key: Person(
+            counts, book, touched, session, tuple(map(intern, chosen)), _described(found, key), now
+        )
+        for key, counts, book, touched, session, chosen in zip(
+            found.keys,
+            _parted(found),
+            found.books,
+            found.touched,
+            found.sessions,
+            found.chosen,
+            strict=True,
         )
     }
     return known, found.waiting
@@ -103,7 +115,8 @@ def people(saved: bytes, form: str, now: int) -> tuple[dict[str, Person], Waitin
 def pack_things(form: str, known: Mapping[str, Thing], waiting: Waiting) -> bytes:
     """Return items as bytes, with the keys whose rows wait."""
     followers = [one.followers for one in known.values()]
-    return _encode(_Things(*_shelf(form, known, waiting), followers))
+    beside = [one.beside for one in known.values()]
+    return _encode(_Things(*_shelf(form, known, waiting), followers, beside))
 
 
 def things(saved: bytes, form: str, now: int) -> tuple[dict[str, Thing], Waiting]:
@@ -115,8 +128,10 @@ def things(saved: bytes, form: str, now: int) -> tuple[dict[str, Thing], Waiting
     _check(saved, form)
     found = _things(saved)
     known = {
-        key: Thing(counts, followers, _described(found, key), now)
-        for key, counts, followers in zip(found.keys, _parted(found), found.followers, strict=True)
+        key: Thing(counts, followers, beside, _described(found, key), now)
+        for key, counts, followers, beside in zip(
+            found.keys, _parted(found), found.followers, found.beside, strict=True
+        )
     }
     return known, found.waiting
 
