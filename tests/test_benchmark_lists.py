@@ -31,6 +31,8 @@ SYSTEMS = {"streamrank", "lambdamart", "lambdamart_tuned", "logistic"} | {
     "popularity",
 }
 
+ABLATED = ("with pre-training", "without history", "without candidates' attention")
+
 
 def test_about_thirty_of_the_dense_features_are_simple() -> None:
     """A place, 5 touches, 10 types and the rest, 2 offsets, 4 quantities, 4 counts, 2 shared."""
@@ -86,7 +88,7 @@ def replayed(log: Path) -> dict[str, dict[str, float]]:
 
 def benchmark(log: Path, report: Path) -> dict[str, Any]:
     script = ROOT / "tests/benchmarks/lists.py"
-    more = ("--refits=2", "--distil=base", "--ablate")
+    more = ("--refits=2", "--distil=base", "--ablate", *ABLATED)
     done = subprocess.run(
         [sys.executable, script, "--events", log, "--report", report, *more],
         cwd=log.parent,
@@ -120,6 +122,7 @@ def test_peers_are_measured_on_the_lists_that_a_replay_measures(tmp_path: Path) 
     for name in ("as_shown", "recently_touched", "popularity"):
         for metric in ("mrr", "ndcg@10"):
             assert report[name][metric] == pytest.approx(simple[name][metric], abs=1e-12)
+    assert set(report["ablation"]) == set(ABLATED)
     assert all(set(one) >= {"mrr", "ahead"} for one in report["ablation"].values())
     assert set(report["distillation"]) == {"base", "small from base"}
     assert all(set(one) >= {"mrr", "ahead"} for one in report["distillation"].values())
