@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import psutil
 import pytest
 from bytewax.dataflow import Dataflow
 from bytewax.recovery import init_db_dir
-from bytewax.testing import run_main
+from bytewax.testing import TestingSource, cluster_main, run_main
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 
@@ -429,3 +429,35 @@ def test_idle_partitions_cost_no_latency(topics: Topics) -> None:
 
     alone, crowded = median(0), median(60)
     assert crowded < 2 * alone + 0.003
+
+
+def clients() -> int:
+    """Count librdkafka's clients in this process: each has a thread of this name."""
+    found = 0
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # it has ended since
+            found += (task / "comm").read_text() == "rdk:main\n"
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have names in /proc on Linux")
+def test_a_worker_of_several_has_one_pair_of_clients_for_all_its_partitions(
+    topics: Topics,
+) -> None:
+    """Python forgets Bytewax's workers between two steps, and with them what is `local`.
+
+    Whoever builds the flow has a pair as well: one that asks, and one that writes.
+    """
+    target, before, held = topics.new("out", partitions=12), clients(), list[int]()
+    sink = KafkaSink(topics.connection, target)
+
+    def record(number: int) -> tuple[str, Outgoing]:
+        held.append(clients())
+        return f"u{number}", Outgoing(f"u{number}", b"x")
+
+    flow = Dataflow("cluster")
+    read = op.input("numbers", flow, TestingSource(range(60), batch_size=5))
+    op.output("out", op.map("record", read, record), sink)
+    cluster_main(flow, [], 0, worker_count_per_proc=2)
+    assert end_of(topics, target) == 60
+    assert 0 < max(held) - before <= 2 * (1 + 2)
