@@ -14,12 +14,13 @@ from typing import Generic, TypeVar
 from streamrank.edges.store import Row, View
 from streamrank.errors import StreamRankError
 from streamrank.events import Interaction, Item, Ranking, Shown, User
-from streamrank.features import aggregate, shelved, transitions, windows
+from streamrank.features import aggregate, shelved, windows
 from streamrank.features.aggregate import (
     Beside,
     Change,
     Counting,
     Described,
+    Impact,
     Person,
     Thing,
 )
@@ -175,20 +176,16 @@ class Things:
                 if aggregate.describe(thing, change, self._kinds):
                     self._described[key] = None
                 continue
-            grown = aggregate.impact(self._rules, thing, change)
-            if grown is None:
+            aggregate.impact(self._rules, thing, change)
+            if isinstance(change, Impact):
                 self._counted[key] = None
             elif isinstance(change, Beside):
-                if grown.is_news(transitions.BESIDE_NEWS, transitions.BESIDE_LEAST):
-                    self._chosen[key] = None
-            elif grown.is_news(transitions.FOLLOWERS_NEWS):
+                self._chosen[key] = None
+            else:
                 self._followed[key] = None
 
     def flush(self) -> list[Row]:
-        """Return the newest row of each item and view that changed since the last time.
-
-        Of other items, that enough changed; see `Followers.is_news`.
-        """
+        """Return the newest row of each item and view that changed since the last time."""
         known = self._kept.known
         rows = _windows("item_windows", self._rules.clock, known, self._counted)
         after = [(key, known[key].followers) for key in self._followed if key in known]

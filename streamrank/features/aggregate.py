@@ -197,22 +197,20 @@ def _chosen(person: Person, item: str, at: int) -> list[Change]:
     return [Beside(item, before, at), *[Beside(one, (item,), at) for one in before]]
 
 
-def impact(rules: Counting, thing: Thing, change: Change) -> Followers | None:
-    """Count what a deed means for this item; it was judged at the user.
-
-    Returns:
-        What is known of other items, where that grew; else the windows did.
-    """
+def impact(rules: Counting, thing: Thing, change: Change) -> None:
+    """Count what a deed means for this item; it was judged at the user."""
     if isinstance(change, Impact):
         windows.add(rules.clock, thing.counts, change.channel, change.at)
-        return None
+        return
     if isinstance(change, Beside):
-        grown = thing.beside = thing.beside or Followers()
-        grown.add_all(change.others, 1.0, change.at, rules.half_life)
-        return grown
-    grown = thing.followers = thing.followers or Followers()
-    grown.add(change.next, change.weight, change.at, rules.half_life)
-    return grown
+        if thing.beside is None:
+            thing.beside = Followers()
+        for other in change.others:
+            thing.beside.add(other, 1.0, change.at, rules.half_life)
+        return
+    if thing.followers is None:
+        thing.followers = Followers()
+    thing.followers.add(change.next, change.weight, change.at, rules.half_life)
 
 
 def describe(known: Person | Thing, event: Item | User, kinds: Mapping[str, FieldKind]) -> bool:

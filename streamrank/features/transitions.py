@@ -27,13 +27,8 @@ KEPT = 64
 """Items that are remembered after one item."""
 FOLLOWED = 2
 """Items of a user's own past that a touched item counts as following."""
-CHOSEN = 5
+CHOSEN = 10
 """Items of a user's own past that a chosen item counts as chosen beside."""
-FOLLOWERS_NEWS, BESIDE_NEWS = 0.1, 0.5
-"""Share of what is known that has to be new for another row: to write one costs many times what it
-costs to count, and so little more changes no order."""
-BESIDE_LEAST = 6
-"""Choices beside an item from which on there is a row of them."""
 _MOST = KEPT + KEPT // 4
 """How many there may be until the lightest are forgotten, all at once."""
 _FARTHEST = 400.0
@@ -92,7 +87,6 @@ class Followers(Struct, array_like=True, gc=False):
         total: Weight of all that came after it, the forgotten included, at `mark`.
         count: How many came.
         weights: By `place` of the item that came, at `mark`.
-        told: Of `total`, what it was when a row was due last.
     """
 
     mark: int = 0
@@ -100,26 +94,22 @@ class Followers(Struct, array_like=True, gc=False):
     total: float = 0.0
     count: int = 0
     weights: dict[int, float] = msgspec.field(default_factory=dict)
-    told: float = 0.0
 
     def add(self, item: str, weight: float, at: int, half_life: float) -> None:
         """Count that an item was touched next, as `follow` says."""
-        self.add_all((item,), weight, at, half_life)
-
-    def add_all(self, items: Sequence[str], weight: float, at: int, half_life: float) -> None:
-        """Count that several items were, each with this weight."""
         rate = 0.001 / half_life
         if at > self.at:
             self.at = at
             if (at - self.mark) * rate > _FARTHEST:
                 self._refer(at, rate)
         added = weight * 2.0 ** ((at - self.mark) * rate)
-        self.total += added * len(items)
-        self.count += len(items)
-        weights = self.weights
-        for item in items:
-            where = place(item)
-            weights[where] = weights.get(where, 0.0) + added
+        self.total += added
+        self.count += 1
+        where, weights = place(item), self.weights
+        if where in weights:
+            weights[where] += added
+            return
+        weights[where] = added
         if len(weights) > _MOST:
             self.weights = _heaviest(weights)
 
@@ -127,28 +117,7 @@ class Followers(Struct, array_like=True, gc=False):
         factor = 2.0 ** ((self.mark - at) * rate)
         self.weights = {where: weight * factor for where, weight in self.weights.items()}
         self.total *= factor
-        self.told *= factor
         self.mark = at
-
-    def is_news(self, share: float, least: int = 1) -> bool:
-        """Say whether a row is due, since so much of the weight came after the last one was.
-
-        Args:
-            share: How much of it has to be new.
-            least: How many have to have come in all: fewer say little of what comes next.
-
-        Examples:
-            >>> known, due = Followers(), []
-            >>> for second in range(1, 25):
-            ...     known.add("b", 1.0, 1000 * second, 86400.0)
-            ...     due += [second] if known.is_news(0.1) else []
-            >>> due
-            [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 23]
-        """
-        if self.count < least or self.total - self.told < share * self.total:
-            return False
-        self.told = self.total
-        return True
 
     def seen(self, half_life: float) -> Transitions:
         """Return what is known by now."""
