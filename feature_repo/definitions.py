@@ -20,7 +20,6 @@ catalogue = _defined.entities["catalogue"]
 item_windows = _defined.views["item_windows"]
 user_windows = _defined.views["user_windows"]
 item_next = _defined.views["item_next"]
-item_beside = _defined.views["item_beside"]
 item_fields = _defined.views.get("item_fields")
 user_fields = _defined.views.get("user_fields")
 popular = _defined.views["popular"]

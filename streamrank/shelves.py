@@ -15,17 +15,8 @@ from streamrank.edges.store import Row, View
 from streamrank.errors import StreamRankError
 from streamrank.events import Interaction, Item, Ranking, Shown, User
 from streamrank.features import aggregate, shelved, windows
-from streamrank.features.aggregate import (
-    Beside,
-    Change,
-    Counting,
-    Described,
-    Impact,
-    Person,
-    Thing,
-)
+from streamrank.features.aggregate import Change, Counting, Described, Impact, Person, Thing
 from streamrank.features.ledger import Verdict
-from streamrank.features.transitions import Followers
 from streamrank.steps import Plan, Read
 
 E = TypeVar("E", Person, Thing)
@@ -151,13 +142,10 @@ class Things:
         self._form = shelved.form(plan.schema)
         self._counted: Keys = {}
         self._followed: Keys = {}
-        self._chosen: Keys = {}
         self._described: Keys = {}
         if saved is not None:
             self._kept.known, waiting = _opened(saved, shelved.things, self._form, now)
-            self._counted, self._followed, self._chosen, self._described = map(
-                Keys.fromkeys, waiting
-            )
+            self._counted, self._followed, self._described = map(Keys.fromkeys, waiting)
 
     def __len__(self) -> int:
         return len(self._kept.known)
@@ -165,7 +153,7 @@ class Things:
     @property
     def waiting(self) -> bool:
         """Whether there is something to flush."""
-        return bool(self._counted or self._followed or self._chosen or self._described)
+        return bool(self._counted or self._followed or self._described)
 
     def take(self, changes: Iterable[Change | Item], now: int) -> None:
         """Take in what deeds mean for items, and catalogue events."""
@@ -177,23 +165,16 @@ class Things:
                     self._described[key] = None
                 continue
             aggregate.impact(self._rules, thing, change)
-            if isinstance(change, Impact):
-                self._counted[key] = None
-            elif isinstance(change, Beside):
-                self._chosen[key] = None
-            else:
-                self._followed[key] = None
+            changed = self._counted if isinstance(change, Impact) else self._followed
+            changed[key] = None
 
     def flush(self) -> list[Row]:
         """Return the newest row of each item and view that changed since the last time."""
         known = self._kept.known
         rows = _windows("item_windows", self._rules.clock, known, self._counted)
-        after = [(key, known[key].followers) for key in self._followed if key in known]
-        beside = [(key, known[key].beside) for key in self._chosen if key in known]
-        rows += _others("item_next", after, self._rules.half_life)
-        rows += _others("item_beside", beside, self._rules.half_life)
+        rows += _followers(known, self._followed, self._rules.half_life)
         rows += _fields("item_fields", known, self._described)
-        self._counted, self._followed, self._chosen, self._described = {}, {}, {}, {}
+        self._counted, self._followed, self._described = {}, {}, {}
         return rows
 
     def forget(self, now: int) -> None:
@@ -202,7 +183,7 @@ class Things:
 
     def pack(self) -> bytes:
         """Return all of it as bytes."""
-        waiting = ([*self._counted], [*self._followed], [*self._chosen], [*self._described])
+        waiting = ([*self._counted], [*self._followed], [*self._described])
         return shelved.pack_things(self._form, self._kept.known, waiting)
 
 
@@ -247,11 +228,10 @@ def _windows(
     ]
 
 
-def _others(
-    view: View, changed: Iterable[tuple[str, Followers | None]], half_life: float
-) -> list[Row]:
+def _followers(known: Mapping[str, Thing], keys: Keys, half_life: float) -> list[Row]:
+    changed = ((key, known[key].followers) for key in keys if key in known)
     return [
-        Row(view, key, one.at, one.count - 1, one.packed(half_life))
+        Row("item_next", key, one.at, one.count - 1, one.packed(half_life))
         for key, one in changed
         if one is not None
     ]

@@ -46,7 +46,7 @@ _RANK, _FEATURES, _LEARN = 550 * MB, 300 * MB, 1_300 * MB
 """Each flow with its libraries, and the learner with the lists that it repeats."""
 _SESSION, _ID, _STEP = 180, 8.7, 54
 """A session without anything; a candidate in a list; a step of history."""
-USER, ITEM = 980, 4_600
+USER, ITEM = 830, 2_600
 """A user and an item in the features flow, but for the numbers of their windows."""
 _CACHED = 3_600
 """An item in the rank flow's cache, likewise: twice what one with a single number takes (1,840)."""

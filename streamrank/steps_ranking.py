@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import chain
@@ -120,9 +120,7 @@ def enrich(plan: Plan, store: FeatureStore, queries: Sequence[Query]) -> list[En
     users = list({query.user: None for query in queries})
     user_windows = _vectors(plan, store, "user_windows", users, at)
     user_fields = _mappings(store, "user_fields", users, at) if plan.schema.user else {}
-    histories = [told(plan.schema, one.state.steps, one.session) for one in queries]
-    next_items = _others(store, "item_next", [one.recent for one in histories], at)
-    beside = _others(store, "item_beside", [one.chosen for one in histories], at)
+    next_items = _transitions(plan, store, queries, at)
     lists: list[tuple[Query, Rows]] = []
     end = 0
     for query in queries:
@@ -131,7 +129,6 @@ def enrich(plan: Plan, store: FeatureStore, queries: Sequence[Query]) -> list[En
             user_window=user_windows.get(query.user),
             user_fields=user_fields.get(query.user, {}),
             next_items=next_items,
-            beside=beside,
             items=known.part(start, end),
         )
         lists.append((query, rows))
@@ -165,12 +162,13 @@ def _vectors(
     return found
 
 
-def _others(
-    store: FeatureStore, view: View, items: Iterable[Sequence[str]], at: int
+def _transitions(
+    plan: Plan, store: FeatureStore, queries: Sequence[Query], at: int
 ) -> dict[str, Array]:
-    """Read what people touch after some items, or choose beside them."""
-    keys = list(dict.fromkeys(chain.from_iterable(items)))
-    read = zip(keys, store.read(view, keys, at) if keys else (), strict=True)
+    """Read what people touch after the items that were touched last."""
+    touched = [told(plan.schema, one.state.steps, one.session).recent for one in queries]
+    keys = list(dict.fromkeys(chain.from_iterable(touched)))
+    read = zip(keys, store.read("item_next", keys, at) if keys else (), strict=True)
     return {key: values for key, values in read if isinstance(values, np.ndarray)}
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from streamrank.edges.store import Row
 from streamrank.events import Item, decode
 from streamrank.features import windows
-from streamrank.features.aggregate import Beside, Change, Follow, Impact
+from streamrank.features.aggregate import Change, Follow, Impact
 from streamrank.features.schema import Schema
 from streamrank.shelves import People, StateForeign, Things
 from streamrank.steps import Plan, Read
@@ -114,8 +114,6 @@ def test_only_what_changed_since_the_last_flush_is_given_out() -> None:
         ("item_windows", "a"),
         ("item_windows", "b"),
         ("item_next", "a"),
-        ("item_beside", "b"),
-        ("item_beside", "a"),
     ]
     assert things.flush() == []
     assert not things.waiting
@@ -152,10 +150,7 @@ def test_a_row_is_newer_than_any_that_holds_less_also_of_a_run_that_crashed(
     assert stamps == sorted(set(stamps))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [Impact("a", 0, NOW), Follow("a", "b", 1.0, NOW), Beside("a", ("b",), NOW)],
-)
+@pytest.mark.parametrize("change", [Impact("a", 0, NOW), Follow("a", "b", 1.0, NOW)])
 def test_a_silent_key_begins_anew_and_is_let_go(change: Change) -> None:
     things = Things(PLAN, HOUR)
     things.take([change], NOW)

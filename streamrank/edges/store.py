@@ -25,21 +25,13 @@ from streamrank.features.schema import FieldKind, Schema
 
 log = logging.getLogger(__name__)
 
-View = Literal[
-    "item_windows",
-    "user_windows",
-    "item_next",
-    "item_beside",
-    "item_fields",
-    "user_fields",
-    "popular",
-]
+View = Literal["item_windows", "user_windows", "item_next", "item_fields", "user_fields", "popular"]
 VIEWS: tuple[View, ...] = get_args(View)
-VECTORS: tuple[View, ...] = ("item_windows", "user_windows", "item_next", "item_beside")
+VECTORS: tuple[View, ...] = ("item_windows", "user_windows", "item_next")
 """Views whose values are one vector; those of all others are fields by name."""
 Values = Array | Mapping[str, Value]
 """A packed window (`features.windows.pack`) for `*_windows`, packed transitions
-(`features.transitions.pack`) for `item_next` and `item_beside`, else fields by name."""
+(`features.transitions.pack`) for `item_next`, else fields by name."""
 
 
 class StoreError(StreamRankError):

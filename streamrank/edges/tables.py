@@ -26,7 +26,6 @@ ENTITIES: Mapping[View, str] = {
     "item_windows": "item",
     "user_windows": "user",
     "item_next": "item",
-    "item_beside": "item",
     "item_fields": "item",
     "user_fields": "user",
     "popular": "catalogue",

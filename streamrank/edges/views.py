@@ -38,7 +38,6 @@ _VIEWS: Mapping[View, str] = {
     "item_windows": "What happened to an item, over several horizons.",
     "user_windows": "What a user did, over several horizons.",
     "item_next": "What people touched after an item, over the longest horizon.",
-    "item_beside": "What else the same people chose, whenever, over the longest horizon.",
     "item_fields": "What the catalogue says of an item.",
     "user_fields": "What is known of a user.",
     "popular": "The items with the most recent interactions, best first.",
@@ -102,7 +101,7 @@ def _log(table: Table, path: Path) -> FileSource:
 def _fields(table: Table, schema: Schema) -> list[Field]:
     places = windows.names(schema.channels, schema.horizons)
     text = "Milliseconds, counts, and counts decayed as of `at`; the tags name each place."
-    if table.view in ("item_next", "item_beside"):
+    if table.view == "item_next":
         places = ["at", "total"]
         text = "Milliseconds, weight of all; hashes of items, then as many weights as of `at`."
     described: Mapping[str, str] = {

@@ -12,7 +12,6 @@ import math
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from sys import intern
 
 import msgspec
 import numpy as np
@@ -43,15 +42,7 @@ class Follow(Struct, frozen=True, gc=False):
     at: int
 
 
-class Beside(Struct, frozen=True, gc=False):
-    """What a choice means for an item: beside which others the same user chose it."""
-
-    item: str
-    others: tuple[str, ...]
-    at: int
-
-
-Change = Impact | Follow | Beside
+Change = Impact | Follow
 
 
 class Described(Struct, array_like=True, gc=False):
@@ -76,7 +67,6 @@ class Person(Struct, gc=False):
         book: Which events have counted already.
         touched: The last items of a visit, all different, the newest first.
         session: Which visit.
-        chosen: The items that got the label last, all different, the newest first.
         described: The fields, where there are any.
         heard: When the user was heard of last, by the clock, milliseconds.
     """
@@ -85,7 +75,6 @@ class Person(Struct, gc=False):
     book: Book
     touched: tuple[str, ...] = ()
     session: str | None = None
-    chosen: tuple[str, ...] = ()
     described: Described | None = None
     heard: int = 0
 
@@ -96,14 +85,12 @@ class Thing(Struct, gc=False):
     Attributes:
         counts: Windows, as `windows.add` grows them.
         followers: What people touched after it.
-        beside: What else got the label from those from whom it did.
         described: The fields, where there are any.
         heard: When the item was heard of last, by the clock, milliseconds.
     """
 
     counts: array[float]
     followers: Followers | None = None
-    beside: Followers | None = None
     described: Described | None = None
     heard: int = 0
 
@@ -111,14 +98,13 @@ class Thing(Struct, gc=False):
 class Counting:
     """How deeds are counted: what is the same for all users and items."""
 
-    __slots__ = ("channels", "clock", "half_life", "impression", "label", "lateness", "other")
+    __slots__ = ("channels", "clock", "half_life", "impression", "lateness", "other")
 
     def __init__(self, schema: Schema, lateness: int) -> None:
         self.lateness = lateness
         self.clock = windows.Clock(schema.horizons, len(schema.channels))
-        self.half_life = schema.horizons[-1]  # of pairs of items, which are rare
+        self.half_life = schema.horizons[-1]  # of what follows: pairs are rare
         self.channels = {name: place for place, name in enumerate(schema.interactions)}
-        self.label = schema.channel(schema.label)
         self.other, self.impression = len(self.channels), len(self.channels) + 1
 
     def person(self) -> Person:
@@ -151,8 +137,6 @@ def deed(
     if isinstance(event, Interaction):
         channel = rules.channels.get(event.type, rules.other)
         changes = _touched(person, event.item, event.session, channel, at)
-        if channel == rules.label and event.item is not None:
-            changes += _chosen(person, event.item, at)
     else:
         channel = rules.impression
         changes = [Impact(placed.id, channel, at) for placed in event.items]
@@ -184,29 +168,10 @@ def _touched(
     return changes
 
 
-def _chosen(person: Person, item: str, at: int) -> list[Change]:
-    """Say beside what an item was chosen, to it and to those; the same one again is no news."""
-    before, item = person.chosen, intern(item)  # many users hold the same ones
-    if item in before:
-        if before[0] == item:
-            return []
-        before = tuple([one for one in before if one != item])
-    person.chosen = (item, *before)[: transitions.CHOSEN]
-    if not before:
-        return []
-    return [Beside(item, before, at), *[Beside(one, (item,), at) for one in before]]
-
-
 def impact(rules: Counting, thing: Thing, change: Change) -> None:
     """Count what a deed means for this item; it was judged at the user."""
     if isinstance(change, Impact):
         windows.add(rules.clock, thing.counts, change.channel, change.at)
-        return
-    if isinstance(change, Beside):
-        if thing.beside is None:
-            thing.beside = Followers()
-        for other in change.others:
-            thing.beside.add(other, 1.0, change.at, rules.half_life)
         return
     if thing.followers is None:
         thing.followers = Followers()

@@ -79,45 +79,6 @@ def _next_of(shares: RealTable, near: RealTable, rank: RealTable, out: Columns) 
         out[c, 2] = rank[0, c] / len(out) if most > 0 else 1.0
 
 
-# --- what people choose beside it --------------------------------------------------------------
-
-
-def _beside_features(schema: Schema) -> list[Feature]:
-    label = schema.label
-    return [
-        Feature(
-            "beside.mean",
-            f"share of what people give `{label}` beside what this user's last `{label}` went to, "
-            "mean, log scale",
-        ),
-        Feature("beside.most", "the same, the largest, log scale"),
-        Feature("beside.lift", f"log ratio of the mean to its share of the list's `{label}`"),
-        Feature("beside.rank", "share of the list with more of `beside.mean`"),
-    ]
-
-
-def _beside(view: View, out: Array) -> None:
-    shares = view.beside
-    if shares is None:
-        out[:, 3] = 1.0
-        return
-    mean = shares.mean(0, keepdims=True)
-    schema, known = view.schema, view.items.windows
-    label = known[:, 1 + schema.channel(schema.label)]
-    _beside_of(shares, mean[0], ranks(mean)[0], np.ascontiguousarray(label), out)
-
-
-@compiled
-def _beside_of(shares: RealTable, mean: Reals, rank: Reals, label: Reals, out: Columns) -> None:
-    size, total = len(out), label.sum()
-    for c in range(size):
-        out[c, 0] = math.log1p(100 * mean[c])
-        out[c, 1] = math.log1p(100 * shares[:, c].max())
-        usual = (label[c] + 1) / (total + size)
-        out[c, 2] = math.log((mean[c] + 0.01 * usual) / usual)
-        out[c, 3] = rank[c] / size if mean[c] > 0 else 1.0
-
-
 # --- windows of the items ---------------------------------------------------------------------
 
 PRIOR = 10.0
@@ -211,7 +172,6 @@ GROUPS = (
     OFFSETS,
     SEEN,
     Group("next", _next_features, _next),
-    Group("beside", _beside_features, _beside),
     Group("window", _window_features, _windows),
 )
 

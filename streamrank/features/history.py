@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from streamrank.features import transitions
 from streamrank.features.same import Same
 from streamrank.features.schema import Schema, hashed
 from streamrank.features.state import Step
@@ -80,11 +79,6 @@ class History:
     def recent(self) -> list[str]:
         """The different items that were touched last, the last first."""
         return [item for item in self.agos if item][:RECENT]
-
-    @cached_property
-    def chosen(self) -> list[str]:
-        """The different items that got the label last, the last first."""
-        return list(self.labelled)[: transitions.CHOSEN]
 
     @cached_property
     def table(self) -> Array:

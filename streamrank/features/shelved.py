@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Mapping
-from sys import intern
 from typing import cast
 
 import msgspec
@@ -20,7 +19,7 @@ from streamrank.features.ledger import Book
 from streamrank.features.schema import Schema
 from streamrank.features.transitions import Followers
 
-LAYOUT = 3
+LAYOUT = 2
 """Of the bytes: what another one wrote is refused."""
 _Fields = dict[str, str | float | bool | tuple[str | float, ...] | None]
 
@@ -47,12 +46,10 @@ class _People(_Shelf, array_like=True):
     books: list[Book]
     touched: list[tuple[str, ...]]
     sessions: list[str | None]
-    chosen: list[tuple[str, ...]]
 
 
 class _Things(_Shelf, array_like=True):
     followers: list[Followers | None]
-    beside: list[Followers | None]
 
 
 Waiting = tuple[list[str], ...]
@@ -82,7 +79,6 @@ def pack_people(form: str, known: Mapping[str, Person], waiting: Waiting) -> byt
             [one.book for one in people],
             [one.touched for one in people],
             [one.session for one in people],
-            [one.chosen for one in people],
         )
     )
 
@@ -96,17 +92,9 @@ def people(saved: bytes, form: str, now: int) -> tuple[dict[str, Person], Waitin
     _check(saved, form)
     found = _people(saved)
     known = {
-        key: Person(
-            counts, book, touched, session, tuple(map(intern, chosen)), _described(found, key), now
-        )
-        for key, counts, book, touched, session, chosen in zip(
-            found.keys,
-            _parted(found),
-            found.books,
-            found.touched,
-            found.sessions,
-            found.chosen,
-            strict=True,
+        key: Person(counts, book, touched, session, _described(found, key), now)
+        for key, counts, book, touched, session in zip(
+            found.keys, _parted(found), found.books, found.touched, found.sessions, strict=True
         )
     }
     return known, found.waiting
@@ -115,8 +103,7 @@ def people(saved: bytes, form: str, now: int) -> tuple[dict[str, Person], Waitin
 def pack_things(form: str, known: Mapping[str, Thing], waiting: Waiting) -> bytes:
     """Return items as bytes, with the keys whose rows wait."""
     followers = [one.followers for one in known.values()]
-    beside = [one.beside for one in known.values()]
-    return _encode(_Things(*_shelf(form, known, waiting), followers, beside))
+    return _encode(_Things(*_shelf(form, known, waiting), followers))
 
 
 def things(saved: bytes, form: str, now: int) -> tuple[dict[str, Thing], Waiting]:
@@ -128,10 +115,8 @@ def things(saved: bytes, form: str, now: int) -> tuple[dict[str, Thing], Waiting
     _check(saved, form)
     found = _things(saved)
     known = {
-        key: Thing(counts, followers, beside, _described(found, key), now)
-        for key, counts, followers, beside in zip(
-            found.keys, _parted(found), found.followers, found.beside, strict=True
-        )
+        key: Thing(counts, followers, _described(found, key), now)
+        for key, counts, followers in zip(found.keys, _parted(found), found.followers, strict=True)
     }
     return known, found.waiting
 

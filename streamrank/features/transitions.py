@@ -1,4 +1,4 @@
-"""What people touch after an item, or choose beside it: decayed counts of other items.
+"""What people touch after an item: decayed counts of the items that came next.
 
 The state is of one item; another item's place in it is by hash, and only the heaviest are kept,
 so that a popular item costs no more than a bounded row.
@@ -27,8 +27,6 @@ KEPT = 64
 """Items that are remembered after one item."""
 FOLLOWED = 2
 """Items of a user's own past that a touched item counts as following."""
-CHOSEN = 10
-"""Items of a user's own past that a chosen item counts as chosen beside."""
 _MOST = KEPT + KEPT // 4
 """How many there may be until the lightest are forgotten, all at once."""
 _FARTHEST = 400.0

@@ -66,7 +66,6 @@ class Rows:
     item_windows: Sequence[Array | None] = ()
     item_fields: Sequence[Mapping[str, Value]] = ()
     next_items: Mapping[str, Array] = field(default_factory=dict)  # by an item that was touched
-    beside: Mapping[str, Array] = field(default_factory=dict)  # by an item that was chosen
     items: Items | None = None  # windows and fields of the candidates as arrays, in their stead
 
 
@@ -192,21 +191,10 @@ class View:
         Of the items that this user touched last, the last first; `None` where nothing is known
         of any of them.
         """
-        return self._shares(self.rows.next_items, self.history.recent)
-
-    @property
-    def beside(self) -> Array | None:
-        """Which share of what people choose beside an item each candidate is, (items, C).
-
-        Of the items that this user chose last, the last first; `None` where nothing is known
-        of any of them.
-        """
-        return self._shares(self.rows.beside, self.history.chosen)
-
-    def _shares(self, known: Mapping[str, Array], of: Sequence[str]) -> Array | None:
-        if not known or not any(item in known for item in of):
+        known, recent = self.rows.next_items, self.history.recent
+        if not known or not any(item in known for item in recent):
             return None
-        vectors = [known.get(item, _NOTHING) for item in of]
+        vectors = [known.get(item, _NOTHING) for item in recent]
         return transitions.shares(vectors, self.items.hashes, FOLLOWERS_PRIOR)
 
     # --- places -------------------------------------------------------------------------------

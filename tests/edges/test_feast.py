@@ -156,14 +156,7 @@ def test_the_registry_says_what_the_settings_say(tmp_path: Path) -> None:
     open_store(tmp_path)
     feast = feast_of(tmp_path)
     views = {view.name: view for view in feast.list_feature_views()}
-    assert set(views) == {
-        "item_windows",
-        "user_windows",
-        "item_next",
-        "item_beside",
-        "item_fields",
-        "popular",
-    }
+    assert set(views) == {"item_windows", "user_windows", "item_next", "item_fields", "popular"}
     assert {field.name for field in views["item_fields"].features} == {
         "price",
         "tags",
@@ -207,7 +200,7 @@ def test_the_registry_is_whole_whenever_it_is_read(tmp_path: Path) -> None:
         objects = define(known(tmp_path), Path()).objects()
         busy = pool.submit(lambda: [feast.apply(objects) for _ in range(20)])
         while not busy.done():
-            assert len(feast_of(tmp_path).list_feature_views()) == 6
+            assert len(feast_of(tmp_path).list_feature_views()) == 5
         busy.result()
 
 

@@ -87,14 +87,7 @@ def test_feasts_commands_find_what_the_flows_write(
     assert store.read("item_fields", ["i1"], NOW) == [{"price": 71.0}]
     listed = feast(project / "feature_repo", "feature-views", "list")
     names = {line.split()[0] for line in listed.splitlines()[1:] if line.strip()}
-    assert names == {
-        "item_windows",
-        "user_windows",
-        "item_next",
-        "item_beside",
-        "item_fields",
-        "popular",
-    }
+    assert names == {"item_windows", "user_windows", "item_next", "item_fields", "popular"}
     assert sorted(path.name for path in project.iterdir()) == [
         "feature_repo",
         "kept",

@@ -100,10 +100,6 @@ def filled() -> MemoryStore:
     store.write([Row("user_fields", "u2", NOW, 0, {"country": "NO"})])
     after = transitions.follow(transitions.Transitions(), "i2", 1.0, NOW, 3600.0)
     store.write([Row("item_next", "i1", NOW, 0, transitions.pack(after))])
-    for n, item in enumerate(ITEMS[:3]):
-        beside = transitions.follow(transitions.Transitions(), ITEMS[n + 1], 1.0 + n, NOW, 3600.0)
-        at = NOW - 3_600_000 * 11 * n
-        store.write([Row("item_beside", item, at, 0, transitions.pack(beside))])
     return store
 
 
@@ -119,7 +115,6 @@ def rows_of(store: FeatureStore, one: Query, at: int) -> Rows:
     [user_window] = store.read("user_windows", [one.user], at)
     [user_fields] = store.read("user_fields", [one.user], at)
     [following] = store.read("item_next", ["i1"], at)
-    beside = zip(ITEMS, store.read("item_beside", ITEMS, at), strict=True)
     assert not isinstance(user_window, dict)
     return Rows(
         user_window=user_window,  # type: ignore[arg-type]
@@ -127,7 +122,6 @@ def rows_of(store: FeatureStore, one: Query, at: int) -> Rows:
         item_windows=vectors,
         item_fields=named,
         next_items={"i1": following},  # type: ignore[dict-item]
-        beside={item: v for item, v in beside if isinstance(v, np.ndarray)},
     )
 
 
