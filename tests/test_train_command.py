@@ -53,7 +53,7 @@ def test_it_says_what_it_learned_from_and_how_it_compares(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_an_interrupted_training_exits_130_and_the_next_call_goes_on(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text(lines_of(small_log(120)))
-    settings(tmp_path, epochs=4)
+    settings(tmp_path, epochs=10)
     command = ("train", "--events", "log.jsonl", "--registry")
     begun = subprocess.Popen(
         [sys.executable, "-m", "streamrank", *command, "first"],

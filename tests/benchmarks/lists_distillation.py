@@ -30,7 +30,7 @@ def distilled(parts: Sequence[Part], known: Settings, size: Size) -> Iterator[tu
     before, begun = parts[0].before, time.perf_counter()
     large = _trained(before, known, size).ranker
     scores = [heads[:, 0] for heads in training.scored(large, lists)]
-    yield f"{size}", Outcome(scores, time.perf_counter() - begun)
+    yield size, Outcome(scores, time.perf_counter() - begun)
 
     begun = time.perf_counter()
     thoughts = distillation.out_of_fold(before, partial(_teacher, known, size), FOLDS)

@@ -6,14 +6,14 @@ FILE has sequences in order, plain or gzip, as SASRec has them (`user item` a li
 (`user item item ...` a line); which one it is shows.  Leave-one-out: the last item of a user
 tests, all items of the catalogue are ranked but those that the user has had.  Of some users,
 drawn by chance (`judged` of the recipe), the last item but one is held out, and chooses the
-epoch; of all others it teaches like the rest, as in the published runs of SASRec+ and gSASRec.
-The test items are ranked once, at the end, by the weights of that epoch.
+epoch; of all others it teaches like the rest.  The test items are ranked once, at the end, by the
+weights of that epoch.  Whether a published run learned from the last item but one is not always
+said.
 
 Peers in the same run: popularity, and from `implicit` the cosine between items, ALS and BPR.
 What they can be set to is chosen by the last items but one of all users; then they are fitted
-again with those.  `seconds` is what learning took, validation
-included, `peak_memory_mb` the process's highest until the test; a figure's `error` is its
-standard error over users.
+again with those.  `seconds` is what learning took, validation included, `peak_memory_mb` the
+process's highest until the test; a figure's `error` is its standard error over users.
 """
 
 from __future__ import annotations
