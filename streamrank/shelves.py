@@ -3,11 +3,15 @@
 A shelf takes whole batches, gives out the newest row of each key that changed when it is asked
 to, and becomes bytes for a snapshot.  There are a few shelves for any number of keys: a step of
 Bytewax that holds a key of its own for each user looks through all their alarms at every batch.
+
+All keys lie there as the bytes of their last snapshot, and those that changed lately as objects
+too.  So a snapshot packs what changed since the last one, not all that is known, and what is
+known of a million silent users is nothing that a garbage collector looks through.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -38,26 +42,76 @@ class Skipped:
 
 
 class _Kept(Generic[E]):
-    """What is known by key; a key that nobody has spoken of for `ttl` ms begins anew."""
+    """What is known by key; a key that nobody has spoken of for `ttl` ms begins anew.
 
-    def __init__(self, begin: Callable[[], E], ttl: int) -> None:
-        self.begin: Callable[[], E] = begin
-        self.ttl = ttl
-        self.known: dict[str, E] = {}
+    Args:
+        begin: What is known of a new key.
+        pack: As bytes.
+        unpack: From bytes.
+        ttl: Milliseconds.
+    """
+
+    def __init__(
+        self,
+        begin: Callable[[], E],
+        pack: Callable[[E], bytes],
+        unpack: Callable[[bytes], E],
+        ttl: int,
+    ) -> None:
+        self._begin: Callable[[], E] = begin
+        self._pack: Callable[[E], bytes] = pack
+        self._unpack: Callable[[bytes], E] = unpack
+        self._ttl = ttl
+        self._heard: dict[str, int] = {}  # of all keys, by the clock
+        self._awake: dict[str, E] = {}  # what changed since the snapshot before the last one
+        self._changed: Keys = {}  # what did since the last one
+        self._packed: dict[str, bytes] = {}  # of all keys but those that are new, as of the last
+
+    def __len__(self) -> int:
+        return len(self._heard)
 
     def get(self, key: str, now: int) -> E:
-        """Return what is known of a key that is spoken of now, milliseconds."""
-        found = self.known.get(key)
-        if found is None or now - found.heard > self.ttl:
-            found = self.known[key] = self.begin()
-        found.heard = now
+        """Return what is known of a key that is spoken of now, milliseconds, to be changed."""
+        if now - self._heard.get(key, now) > self._ttl:
+            self._drop(key)
+        found = self._awake.get(key)
+        if found is None:
+            packed = self._packed.get(key)
+            found = self._begin() if packed is None else self._unpack(packed)
+            self._awake[key] = found
+        self._heard[key] = now
+        self._changed[key] = None
         return found
+
+    def those(self, keys: Iterable[str]) -> Iterator[tuple[str, E]]:
+        """Yield what is known of these keys, to be looked at."""
+        for key in keys:
+            if key in self._awake:
+                yield key, self._awake[key]
+            elif key in self._packed:
+                yield key, self._unpack(self._packed[key])
 
     def forget(self, now: int) -> None:
         """Let go of silent keys."""
-        oldest = now - self.ttl
-        for key in [key for key, one in self.known.items() if one.heard < oldest]:
-            del self.known[key]
+        oldest = now - self._ttl
+        for key in [key for key, heard in self._heard.items() if heard < oldest]:
+            self._drop(key)
+
+    def _drop(self, key: str) -> None:
+        for some in (self._heard, self._awake, self._changed, self._packed):
+            some.pop(key, None)
+
+    def pack(self) -> dict[str, bytes]:
+        """Return all keys as bytes; who changes again soon is not unpacked for that."""
+        pack, awake = self._pack, self._awake
+        self._awake = {key: awake[key] for key in self._changed}
+        self._packed.update((key, pack(one)) for key, one in self._awake.items())
+        self._changed = {}
+        return self._packed
+
+    def bring_back(self, packed: dict[str, bytes], now: int) -> None:
+        """Take over what `pack` returned; all keys are heard of now."""
+        self._packed, self._heard = packed, dict.fromkeys(packed, now)
 
 
 class People:
@@ -76,16 +130,17 @@ class People:
     def __init__(self, plan: Plan, ttl: int, now: int = 0, saved: bytes | None = None) -> None:
         self._rules = Counting(plan.schema, plan.rules.lateness)
         self._kinds = plan.schema.user
-        self._kept = _Kept(self._rules.person, ttl)
+        self._kept = _Kept(self._rules.person, shelved.pack_person, shelved.person, ttl)
         self._form = shelved.form(plan.schema)
         self._counted: Keys = {}
         self._described: Keys = {}
         if saved is not None:
-            self._kept.known, waiting = _opened(saved, shelved.people, self._form, now)
+            packed, waiting = _opened(saved, self._form)
+            self._kept.bring_back(packed, now)
             self._counted, self._described = map(Keys.fromkeys, waiting)
 
     def __len__(self) -> int:
-        return len(self._kept.known)
+        return len(self._kept)
 
     @property
     def waiting(self) -> bool:
@@ -116,9 +171,9 @@ class People:
 
     def flush(self) -> list[Row]:
         """Return the newest row of each user and view that changed since the last time."""
-        known = self._kept.known
-        rows = _windows("user_windows", self._rules.clock, known, self._counted)
-        rows += _fields("user_fields", known, self._described)
+        those = self._kept.those
+        rows = _windows("user_windows", self._rules.clock, those(self._counted))
+        rows += _fields("user_fields", those(self._described))
         self._counted, self._described = {}, {}
         return rows
 
@@ -128,8 +183,7 @@ class People:
 
     def pack(self) -> bytes:
         """Return all of it as bytes."""
-        waiting = ([*self._counted], [*self._described])
-        return shelved.pack_people(self._form, self._kept.known, waiting)
+        return shelved.pack(self._form, self._kept.pack(), (self._counted, self._described))
 
 
 class Things:
@@ -138,17 +192,18 @@ class Things:
     def __init__(self, plan: Plan, ttl: int, now: int = 0, saved: bytes | None = None) -> None:
         self._rules = Counting(plan.schema, plan.rules.lateness)
         self._kinds = plan.schema.item
-        self._kept = _Kept(self._rules.thing, ttl)
+        self._kept = _Kept(self._rules.thing, shelved.pack_thing, shelved.thing, ttl)
         self._form = shelved.form(plan.schema)
         self._counted: Keys = {}
         self._followed: Keys = {}
         self._described: Keys = {}
         if saved is not None:
-            self._kept.known, waiting = _opened(saved, shelved.things, self._form, now)
+            packed, waiting = _opened(saved, self._form)
+            self._kept.bring_back(packed, now)
             self._counted, self._followed, self._described = map(Keys.fromkeys, waiting)
 
     def __len__(self) -> int:
-        return len(self._kept.known)
+        return len(self._kept)
 
     @property
     def waiting(self) -> bool:
@@ -170,10 +225,10 @@ class Things:
 
     def flush(self) -> list[Row]:
         """Return the newest row of each item and view that changed since the last time."""
-        known = self._kept.known
-        rows = _windows("item_windows", self._rules.clock, known, self._counted)
-        rows += _followers(known, self._followed, self._rules.half_life)
-        rows += _fields("item_fields", known, self._described)
+        those = self._kept.those
+        rows = _windows("item_windows", self._rules.clock, those(self._counted))
+        rows += _followers(those(self._followed), self._rules.half_life)
+        rows += _fields("item_fields", those(self._described))
         self._counted, self._followed, self._described = {}, {}, {}
         return rows
 
@@ -183,20 +238,15 @@ class Things:
 
     def pack(self) -> bytes:
         """Return all of it as bytes."""
-        waiting = ([*self._counted], [*self._followed], [*self._described])
-        return shelved.pack_things(self._form, self._kept.known, waiting)
+        waiting = (self._counted, self._followed, self._described)
+        return shelved.pack(self._form, self._kept.pack(), waiting)
 
 
-def _opened(
-    saved: object,
-    read: Callable[[bytes, str, int], tuple[dict[str, E], shelved.Waiting]],
-    form: str,
-    now: int,
-) -> tuple[dict[str, E], shelved.Waiting]:
+def _opened(saved: object, form: str) -> tuple[dict[str, bytes], shelved.Waiting]:
     try:
         if not isinstance(saved, bytes):
             raise ValueError(f"must be bytes, got {type(saved).__name__}")
-        return read(saved, form, now)
+        return shelved.unpack(saved, form)
     except ValueError as error:
         raise StateForeign(
             f"the state of the features flow must be of this version and these settings: {error}. "
@@ -214,32 +264,32 @@ def _opened(
 
 
 def _windows(
-    view: View, clock: windows.Clock, known: Mapping[str, Person | Thing], keys: Keys
+    view: View, clock: windows.Clock, changed: Iterable[tuple[str, Person | Thing]]
 ) -> list[Row]:
-    changed = [key for key in keys if key in known]
-    if not changed:
+    counts = {key: one.counts for key, one in changed}
+    if not counts:
         return []
-    found = windows.packed(clock, [known[key].counts for key in changed])
+    found = windows.packed(clock, [*counts.values()])
     totals = found[:, 1 : 1 + clock.channels].sum(axis=1)
     stamps = zip(found[:, 0].astype(int).tolist(), totals.astype(int).tolist(), strict=True)
     return [
         Row(view, key, at, count - 1, values)
-        for key, (at, count), values in zip(changed, stamps, found, strict=True)
+        for key, (at, count), values in zip(counts, stamps, found, strict=True)
     ]
 
 
-def _followers(known: Mapping[str, Thing], keys: Keys, half_life: float) -> list[Row]:
-    changed = ((key, known[key].followers) for key in keys if key in known)
+def _followers(changed: Iterable[tuple[str, Thing]], half_life: float) -> list[Row]:
     return [
         Row("item_next", key, one.at, one.count - 1, one.packed(half_life))
-        for key, one in changed
-        if one is not None
+        for key, thing in changed
+        if (one := thing.followers) is not None
     ]
 
 
-def _fields(view: View, known: Mapping[str, Person | Thing], keys: Keys) -> list[Row]:
-    changed = ((key, known[key].described) for key in keys if key in known)
-    return [_described(view, key, one) for key, one in changed if one is not None]
+def _fields(view: View, changed: Iterable[tuple[str, Person | Thing]]) -> list[Row]:
+    return [
+        _described(view, key, one.described) for key, one in changed if one.described is not None
+    ]
 
 
 def _described(view: View, key: str, found: Described) -> Row:

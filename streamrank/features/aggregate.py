@@ -68,7 +68,6 @@ class Person(Struct, gc=False):
         touched: The last items of a visit, all different, the newest first.
         session: Which visit.
         described: The fields, where there are any.
-        heard: When the user was heard of last, by the clock, milliseconds.
     """
 
     counts: array[float]
@@ -76,7 +75,6 @@ class Person(Struct, gc=False):
     touched: tuple[str, ...] = ()
     session: str | None = None
     described: Described | None = None
-    heard: int = 0
 
 
 class Thing(Struct, gc=False):
@@ -86,13 +84,11 @@ class Thing(Struct, gc=False):
         counts: Windows, as `windows.add` grows them.
         followers: What people touched after it.
         described: The fields, where there are any.
-        heard: When the item was heard of last, by the clock, milliseconds.
     """
 
     counts: array[float]
     followers: Followers | None = None
     described: Described | None = None
-    heard: int = 0
 
 
 class Counting:

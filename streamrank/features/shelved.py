@@ -1,13 +1,13 @@
-"""Users and items as bytes: how the features flow keeps them over a restart.
+"""Users and items as bytes: how the features flow keeps them over a restart, and while they sleep.
 
-Objects would take Bytewax, which pickles them, ten times as long; so would an object for each user.
-What is alike stands together: all keys, all counts, and so on.
+Objects would take Bytewax, which pickles them, ten times as long.  Each is packed by itself, so
+that a snapshot need not pack again those of whom nothing was heard since the last one.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable
 from typing import cast
 
 import msgspec
@@ -19,15 +19,30 @@ from streamrank.features.ledger import Book
 from streamrank.features.schema import Schema
 from streamrank.features.transitions import Followers
 
-LAYOUT = 2
+LAYOUT = 3
 """Of the bytes: what another one wrote is refused."""
-_Fields = dict[str, str | float | bool | tuple[str | float, ...] | None]
+Waiting = tuple[list[str], ...]
+"""Keys whose rows are not in the store yet, by view."""
 
 
 class _Described(Struct, array_like=True, gc=False):
-    fields: _Fields
+    fields: dict[str, str | float | bool | tuple[str | float, ...] | None]
     at: dict[str, int]
     count: int
+
+
+class _Person(Struct, array_like=True, gc=False):
+    counts: list[float]
+    book: Book
+    touched: tuple[str, ...]
+    session: str | None
+    described: _Described | None
+
+
+class _Thing(Struct, array_like=True, gc=False):
+    counts: list[float]
+    followers: Followers | None
+    described: _Described | None
 
 
 class _Head(Struct, array_like=True):
@@ -37,26 +52,57 @@ class _Head(Struct, array_like=True):
 
 class _Shelf(_Head, array_like=True):
     keys: list[str]
-    counts: bytes  # of all keys, one after the other
-    described: dict[str, _Described]
-    waiting: tuple[list[str], ...]  # keys whose rows are not in the store yet, by view
+    packed: list[bytes]
+    waiting: Waiting
 
 
-class _People(_Shelf, array_like=True):
-    books: list[Book]
-    touched: list[tuple[str, ...]]
-    sessions: list[str | None]
-
-
-class _Things(_Shelf, array_like=True):
-    followers: list[Followers | None]
-
-
-Waiting = tuple[list[str], ...]
 _encode = msgspec.msgpack.Encoder().encode
+_person = msgspec.msgpack.Decoder(_Person).decode
+_thing = msgspec.msgpack.Decoder(_Thing).decode
 _head = msgspec.msgpack.Decoder(_Head).decode
-_people = msgspec.msgpack.Decoder(_People).decode
-_things = msgspec.msgpack.Decoder(_Things).decode
+_shelf = msgspec.msgpack.Decoder(_Shelf).decode
+
+
+def pack_person(one: Person) -> bytes:
+    """Return a user as bytes.
+
+    Examples:
+        >>> from array import array
+        >>> kept = pack_person(Person(array("d", [1.0]), Book(5, 5, {"e1": 5}), ("i1",), "s"))
+        >>> person(kept).counts, person(kept).book.ids, person(kept).touched
+        (array('d', [1.0]), {'e1': 5}, ('i1',))
+    """
+    counts = _counts(one.counts)
+    return _encode((counts, one.book, one.touched, one.session, one.described))
+
+
+def person(packed: bytes) -> Person:
+    """Return what `pack_person` was given."""
+    found = _person(packed)
+    counts = array("d", found.counts)
+    return Person(counts, found.book, found.touched, found.session, _described(found.described))
+
+
+def pack_thing(one: Thing) -> bytes:
+    """Return an item as bytes."""
+    return _encode((_counts(one.counts), one.followers, one.described))
+
+
+def thing(packed: bytes) -> Thing:
+    """Return what `pack_thing` was given."""
+    found = _thing(packed)
+    return Thing(array("d", found.counts), found.followers, _described(found.described))
+
+
+def _counts(counts: array[float]) -> list[float]:
+    """Return counts so that those that are 0, which most are, take a byte instead of nine."""
+    return [one or 0 for one in counts]
+
+
+def _described(found: _Described | None) -> Described | None:
+    if found is None:
+        return None
+    return Described(cast(dict[str, Value], found.fields), found.at, found.count)
 
 
 def form(schema: Schema) -> str:
@@ -70,81 +116,27 @@ def form(schema: Schema) -> str:
     return f"{','.join(schema.channels)} over {horizons} s"
 
 
-def pack_people(form: str, known: Mapping[str, Person], waiting: Waiting) -> bytes:
-    """Return users as bytes, with the keys whose rows wait."""
-    people = known.values()
-    return _encode(
-        _People(
-            *_shelf(form, known, waiting),
-            [one.book for one in people],
-            [one.touched for one in people],
-            [one.session for one in people],
-        )
-    )
+def pack(form: str, packed: dict[str, bytes], waiting: Iterable[Iterable[str]]) -> bytes:
+    """Return users or items, each as bytes already, in one piece.
+
+    Examples:
+        >>> unpack(pack("click over 1 s", {"u1": b"packed"}, (["u1"], [])), "click over 1 s")
+        ({'u1': b'packed'}, (['u1'], []))
+    """
+    some = tuple([[*keys] for keys in waiting])
+    return _encode(_Shelf(LAYOUT, form, [*packed], [*packed.values()], some))
 
 
-def people(saved: bytes, form: str, now: int) -> tuple[dict[str, Person], Waiting]:
-    """Return what `pack_people` was given; all were heard of now.
+def unpack(saved: bytes, form: str) -> tuple[dict[str, bytes], Waiting]:
+    """Return what `pack` was given.
 
     Raises:
         ValueError: Something else made the bytes, or they count something else.
     """
-    _check(saved, form)
-    found = _people(saved)
-    known = {
-        key: Person(counts, book, touched, session, _described(found, key), now)
-        for key, counts, book, touched, session in zip(
-            found.keys, _parted(found), found.books, found.touched, found.sessions, strict=True
-        )
-    }
-    return known, found.waiting
-
-
-def pack_things(form: str, known: Mapping[str, Thing], waiting: Waiting) -> bytes:
-    """Return items as bytes, with the keys whose rows wait."""
-    followers = [one.followers for one in known.values()]
-    return _encode(_Things(*_shelf(form, known, waiting), followers))
-
-
-def things(saved: bytes, form: str, now: int) -> tuple[dict[str, Thing], Waiting]:
-    """Return what `pack_things` was given; all were heard of now.
-
-    Raises:
-        ValueError: Something else made the bytes, or they count something else.
-    """
-    _check(saved, form)
-    found = _things(saved)
-    known = {
-        key: Thing(counts, followers, _described(found, key), now)
-        for key, counts, followers in zip(found.keys, _parted(found), found.followers, strict=True)
-    }
-    return known, found.waiting
-
-
-def _shelf(
-    form: str, known: Mapping[str, Person] | Mapping[str, Thing], waiting: Waiting
-) -> tuple[int, str, list[str], bytes, dict[str, _Described], Waiting]:
-    described = {key: one.described for key, one in known.items() if one.described is not None}
-    counts = b"".join([one.counts for one in known.values()])
-    return LAYOUT, form, [*known], counts, cast(dict[str, _Described], described), waiting
-
-
-def _check(saved: bytes, form: str) -> None:
     head = _head(saved)
     if head.layout != LAYOUT:
         raise ValueError(f"its layout must be {LAYOUT}, got {head.layout}")
     if head.form != form:
         raise ValueError(f"it must count {form}, got {head.form}")
-
-
-def _parted(found: _Shelf) -> Iterator[array[float]]:
-    size = len(found.counts) // max(1, len(found.keys))
-    for start in range(0, len(found.counts), size or 1):
-        yield array("d", found.counts[start : start + size])
-
-
-def _described(shelf: _Shelf, key: str) -> Described | None:
-    found = shelf.described.get(key)
-    if found is None:
-        return None
-    return Described(cast(dict[str, Value], found.fields), found.at, found.count)
+    found = _shelf(saved)
+    return dict(zip(found.keys, found.packed, strict=True)), found.waiting
