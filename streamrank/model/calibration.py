@@ -45,25 +45,29 @@ class Calibration:
         return np.asarray(joined(separate(scores) * self.scale + self.shift).numpy(), np.float32)
 
 
-def fit(scores: Sequence[Array], labels: Sequence[Array]) -> Calibration:
+def fit(
+    scores: Sequence[Array], labels: Sequence[Array], scale: Tensor | None = None
+) -> Calibration:
     """Find the calibration under which these labels are the most likely.
 
     Args:
         scores: The scores of each list, (C, heads).
         labels: Its labels, (C, heads).
+        scale: Of each head, (heads,), where it is known already; then the shift alone is found.
 
     References:
         Platt, 1999, "Probabilistic outputs for support vector machines".
     """
     apart, wanted = separate(np.concatenate(scores)), torch.from_numpy(np.concatenate(labels))
     heads = apart.shape[1]
-    found = torch.zeros(2, heads, dtype=torch.float64, requires_grad=True)  # log scale, shift
+    sought = 2 if scale is None else 1
+    found = torch.zeros(sought, heads, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([found], max_iter=100, line_search_fn="strong_wolfe")
-    doubt = torch.tensor(DOUBT, dtype=torch.float64)[:, None]
+    doubt = torch.tensor(DOUBT[-sought:], dtype=torch.float64)[:, None]
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        adjusted = joined(apart * found[0].exp() + found[1])
+        adjusted = joined(apart * (found[0].exp() if scale is None else scale) + found[-1])
         unlikely = functional.binary_cross_entropy_with_logits(
             adjusted, wanted.double(), reduction="sum"
         )
@@ -72,8 +76,8 @@ def fit(scores: Sequence[Array], labels: Sequence[Array]) -> Calibration:
         return cost
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    log_scale, shift = found.detach().float()
-    return Calibration(log_scale.exp(), shift)
+    solved = found.detach().float()
+    return Calibration(solved[0].exp() if scale is None else scale, solved[-1])
 
 
 def separate(scores: Array) -> Tensor:

@@ -109,7 +109,8 @@ class Trained:
         examples: A few lists it has learned from, newest last.
         systems: How well those lists were ordered by it and by the orders that need no model.
         learned: What it learned from.
-        calibration: What the lists held out said of its probabilities; it is in the weights.
+        calibration: How sure it may be, as the lists held out said before it had learned from
+            them, and how often the label comes, as they say after it has; it is in the weights.
     """
 
     ranker: Ranker
@@ -181,6 +182,9 @@ def train(
             fitted = calibration.fit(chosen, [implied(one.labels) for one in newer])
         run.clock.total = run.clock.done + best * len(usable)
         ranker = run.finish(usable, best)
+        if newer:  # how sure it may be, only what it had not seen told; how often, it is asked
+            seen = scored(ranker, newer)
+            fitted = calibration.fit(seen, [implied(one.labels) for one in newer], fitted.scale)
         ranker.adjust(fitted.scale, fitted.shift)
         return Trained(
             ranker,

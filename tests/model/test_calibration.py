@@ -38,6 +38,19 @@ def test_the_conversion_is_put_right_given_the_label() -> None:
     assert found.shift.tolist() == pytest.approx([1.0, 0.0], abs=0.08)
 
 
+def test_where_it_is_known_how_sure_it_may_be_as_many_labels_are_expected_as_came() -> None:
+    random = np.random.default_rng(2)
+    odds = torch.from_numpy(random.normal(-1, 2, (40_000, 2)))
+    scores = both(odds).numpy()
+    labels = (random.random((40_000, 2)) < [0.1, 0.02]).astype(np.float32)
+    labels[:, 1] *= labels[:, 0]
+    scale = torch.tensor([0.5, 0.25])
+    found = calibration.fit([scores], [labels], scale)
+    assert found.scale.equal(scale)
+    expected = metrics.sigmoid(found.apply(scores)).sum(0)
+    assert expected.tolist() == pytest.approx(labels.sum(0).tolist(), rel=0.05)
+
+
 def test_where_nothing_is_known_nothing_is_changed() -> None:
     scores = np.zeros((2, 1))
     found = calibration.fit([scores], [np.array([[1.0], [0.0]])])
