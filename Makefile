@@ -27,7 +27,7 @@ demo: $(READY)
 	@$(BIN)/streamrank demo --report data/demo.json
 
 test: $(READY)
-	@$(BIN)/pytest -q -n 2 --dist loadscope --no-loadscope-reorder
+	@$(BIN)/pytest -q -n 3 --dist loadscope --no-loadscope-reorder
 
 lint: $(READY)
 	@$(BIN)/ruff check .
