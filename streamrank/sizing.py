@@ -34,9 +34,9 @@ _DEED = 0.1
 """What a deed costs the rank flow that re-ranks nothing, of such a list."""
 _IMPRESSION = 0.05
 """What a candidate that was shown costs the features flow, of a deed: to be read and counted."""
-_SCATTERED = 1.25
+_SCATTERED = 0.35
 """What a deed costs more in the features flow with ten times as many users, from a thousand on: the
-store's pages lie apart, and a snapshot packs everybody who did something."""
+store's pages lie apart, and a snapshot is written whole."""
 _LESSON = 5.0
 """What a list costs the learner with its share of old ones and verdicts, of scoring it."""
 
@@ -46,8 +46,9 @@ _RANK, _FEATURES, _LEARN = 550 * MB, 300 * MB, 1_300 * MB
 """Each flow with its libraries, and the learner with the lists that it repeats."""
 _SESSION, _ID, _STEP = 180, 8.7, 54
 """A session without anything; a candidate in a list; a step of history."""
-USER, ITEM = 830, 2_600
-"""A user and an item in the features flow, but for the numbers of their windows."""
+USER, ITEM = 830, 3_700
+"""A user and an item in the features flow, but for the numbers of their windows: between one that
+sleeps, as bytes alone, and one that acts, an item as one in a busy catalogue of 10,000."""
 _CACHED = 3_600
 """An item in the rank flow's cache, likewise: twice what one with a single number takes (1,840)."""
 
@@ -123,7 +124,7 @@ def event_cost(users: int) -> float:
 
     Examples:
         >>> event_cost(1_000), event_cost(1_000_000)
-        (1.0, 4.75)
+        (1.0, 2.05)
     """
     return 1.0 + _SCATTERED * max(0.0, math.log10(max(1, users) / 1000))
 

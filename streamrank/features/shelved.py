@@ -77,7 +77,11 @@ def pack_person(one: Person) -> bytes:
 
 
 def person(packed: bytes) -> Person:
-    """Return what `pack_person` was given."""
+    """Return what `pack_person` was given.
+
+    Raises:
+        ValueError: Something else made the bytes.
+    """
     found = _person(packed)
     counts = array("d", found.counts)
     return Person(counts, found.book, found.touched, found.session, _described(found.described))
@@ -89,7 +93,11 @@ def pack_thing(one: Thing) -> bytes:
 
 
 def thing(packed: bytes) -> Thing:
-    """Return what `pack_thing` was given."""
+    """Return what `pack_thing` was given.
+
+    Raises:
+        ValueError: Something else made the bytes.
+    """
     found = _thing(packed)
     return Thing(array("d", found.counts), found.followers, _described(found.described))
 

@@ -1,7 +1,8 @@
 """Probabilities that come true: each head's log-odds, scaled and shifted on lists held out.
 
 A model is surer of what it has learned from than it may be of what comes next.  Two numbers a
-head, from lists that it has not learned from, put that right, and change no order.
+head put that right, and change no order: the scale, which takes lists that it has not learned
+from, and the shift, which is asked again of the model that serves.
 """
 
 from __future__ import annotations

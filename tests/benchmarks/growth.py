@@ -122,18 +122,27 @@ class Flow:
         """Make the rows of what changed, and say how many."""
         from streamrank import steps_features
 
-        shelves: list[People | Things] = [*self._people.values(), *self._things.values()]
-        rows = [row for shelf in shelves for row in shelf.flush()]
+        rows = [row for shelf in self._shelves() for row in shelf.flush()]
         self._popular, best = steps_features.count_popular(self.plan, self._popular, rows)
         return len(rows) + len(best)
+
+    def snapshot(self) -> None:
+        """Pack what changed, as Bytewax has it done after each epoch: silent keys sleep then."""
+        for shelf in self._shelves():
+            shelf.pack()
+
+    def _shelves(self) -> list[People | Things]:
+        return [*self._people.values(), *self._things.values()]
 
 
 def memory_of_flow(sizes: Mapping[str, int]) -> Point:
     """Return what the flow gains in an hour."""
     list(rounds(Flow(), begun(100, 100, BEGIN)))  # what is loaded with the first event
     before, flow = resident(), Flow()
-    list(rounds(flow, begun(sizes["users"], sizes["items"], BEGIN)))
-    list(rounds(flow, hour(sizes["events"], sizes["users"], sizes["items"], BEGIN)))
+    users, items = sizes["users"], sizes["items"]
+    for batches in (begun(users, items, BEGIN), hour(sizes["events"], users, items, BEGIN)):
+        for _ in rounds(flow, batches):
+            flow.snapshot()
     return {"memory": resident() - before}
 
 
